@@ -1,0 +1,1 @@
+"""The embedded demo: what it is learnt from and what learns it."""

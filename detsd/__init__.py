@@ -1,0 +1,24 @@
+"""Teach Stable Diffusion new words: the public names, each loaded when it is first used."""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Diffusers takes seconds to import; a typo in a YAML should not wait for it.
+_HOMES = {
+    "Concept": "concepts",
+    "DetSDTextualInversionPipeline": "compat",
+    "DetSDTextualInversionTrainer": "compat",
+    "Pipeline": "generate",
+    "load_pipeline": "generate",
+    "read_concepts": "concepts",
+    "write_concepts": "concepts",
+}
+__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,74 @@
+"""The command line: python -m detsd run FILE.yaml."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m detsd", description="Teach Stable Diffusion a new word from a few pictures."
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser(
+        "run",
+        help="run an experiment YAML without a cluster; the same command again goes on with it",
+        description="Run an experiment YAML without a cluster. Run the same command again to go "
+        "on after a stop or a crash.",
+    )
+    run.add_argument("file", type=Path, metavar="FILE.yaml", help="the experiment")
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="changes",
+        metavar="KEY=VALUE",
+        help="change a value, read as YAML: training.num_sgd_steps=20, concepts.img_dirs=[a, b]",
+    )
+    run.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="the run folder (default: runs/FILE)"
+    )
+    run.add_argument(
+        "--processes",
+        type=_count,
+        metavar="N",
+        help="processes (default: the GPUs, at most the slots asked for; 1 without a GPU)",
+    )
+    run.add_argument(
+        "--from",
+        dest="warm_start",
+        metavar="CHECKPOINT",
+        help="start from the concepts of another run's checkpoint, at step 0",
+    )
+    return top
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a number from 1 is wanted, found {text!r}")
+    return int(text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Obey the command line; return the exit code."""
+    given = parser().parse_args(arguments)
+    from detsd.config import ConfigError
+    from detsd.launcher import LockError
+    from detsd.local import run_file
+
+    try:
+        return run_file(
+            given.file,
+            changes=given.changes,
+            out=given.out,
+            processes=given.processes,
+            warm_start=given.warm_start,
+        )
+    except (ConfigError, LockError) as error:
+        print(f"error: {error}".replace("\n", "\nerror: "), file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""A concept, and the file formats that it is kept in."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+EARLIER_FILE = "learned_embeddings_dict.pt"
+METADATA_KEY = "detsd"
+# Names of a tensor that say which text encoder it is for, and not what the concept is called.
+ENCODERS = ("clip_l", "clip_g")
+
+
+class ConceptError(ValueError):
+    """A concept file that cannot be used, or a concept that a model cannot take."""
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A word and its vectors, (num_vectors, width) for each text encoder by its name.
+
+    `clip_l` is the first encoder of any family, `clip_g` SDXL's second.
+    """
+
+    name: str
+    vectors: dict[str, torch.Tensor]
+    initializer: str = ""
+    about: dict[str, Any] = field(default_factory=dict)  # steps, base model, version
+
+    @property
+    def num_vectors(self) -> int:
+        """How many tokens of a prompt the concept takes."""
+        return len(next(iter(self.vectors.values())))
+
+
+def read_concepts(path: Path, name: str | None = None) -> list[Concept]:
+    """Return the concepts in a file, or in a checkpoint folder; nothing in it is executed."""
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.is_file():
+        raise ConceptError(f"{path}: no such file")
+    with path.open("rb") as file:
+        pickled = file.read(2) in (b"PK", b"\x80\x02")
+    return _read_earlier(path) if pickled else [_read_safetensors(path, name)]
+
+
+def write_concepts(folder: Path, concepts: Sequence[Concept]) -> None:
+    """Write one safetensors file a concept, and all of them as the earlier example did."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for concept in concepts:
+        # Several metadata keys would come out in another order in every process: one key it is.
+        about = {
+            "name": concept.name,
+            "initializer": concept.initializer,
+            "num_vectors": concept.num_vectors,
+            **concept.about,
+        }
+        save_file(
+            _tensors(concept),
+            folder / file_name(concept),
+            metadata={METADATA_KEY: json.dumps(about, sort_keys=True)},
+        )
+    _write_earlier(folder / EARLIER_FILE, concepts)
+
+
+def file_name(concept: Concept) -> str:
+    """Return the name of the concept's own file."""
+    return f"{concept.name}.safetensors"
+
+
+def _tensors(concept: Concept) -> dict[str, torch.Tensor]:
+    vectors = {key: value.contiguous() for key, value in concept.vectors.items()}
+    # Diffusers takes the key of a single tensor for the token, of two for the encoder.
+    return vectors if len(vectors) > 1 else {concept.name: next(iter(vectors.values()))}
+
+
+def _write_earlier(path: Path, concepts: Sequence[Concept]) -> None:
+    entries = {
+        concept.name: {
+            "initializer_strs": concept.initializer,
+            "learned_embeddings": (
+                dict(concept.vectors) if len(concept.vectors) > 1 else concept.vectors["clip_l"]
+            ),
+        }
+        for concept in concepts
+    }
+    torch.save(entries, path)
+
+
+def _read_folder(folder: Path) -> list[Concept]:
+    export = folder / "export" if (folder / "export").is_dir() else folder
+    files = sorted(export.glob("*.safetensors")) or sorted(export.glob(EARLIER_FILE))
+    if not files:
+        raise ConceptError(f"{folder}: holds no concept (*.safetensors or {EARLIER_FILE})")
+    return [concept for path in files for concept in read_concepts(path)]
+
+
+def _read_safetensors(path: Path, name: str | None) -> Concept:
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+            tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ConceptError(f"{path}: is no safetensors file, or a damaged one ({error})") from None
+    named = about.get("name") or name
+    if tensors and set(tensors) <= set(ENCODERS):
+        vectors = tensors
+    elif len(tensors) == 1:
+        token, tensor = tensors.popitem()
+        named, vectors = name or about.get("name") or token, {"clip_l": tensor}
+    else:
+        raise ConceptError(
+            f"{path}: one tensor, or clip_l and clip_g, are wanted; found {[*tensors]}"
+        )
+    return _checked(path, named or path.stem, vectors, about.pop("initializer", ""), about)
+
+
+def _read_earlier(path: Path) -> list[Concept]:
+    try:
+        entries = torch.load(path, map_location="cpu", weights_only=True)
+        return [
+            _checked(
+                path, name, _by_encoder(entry["learned_embeddings"]), entry["initializer_strs"], {}
+            )
+            for name, entry in entries.items()
+        ]
+    except ConceptError:
+        raise
+    # A damaged archive, a pickle that is refused, a dictionary of another shape: all one answer.
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConceptError(f"{path}: is not what {EARLIER_FILE} holds ({reason})") from None
+
+
+def _by_encoder(value: Any) -> dict[str, torch.Tensor]:
+    return dict(value) if isinstance(value, dict) else {"clip_l": value}
+
+
+def _checked(
+    path: Path, name: str, vectors: dict[str, torch.Tensor], initializer: str, about: dict[str, Any]
+) -> Concept:
+    shapes = {key: tuple(value.shape) for key, value in vectors.items()}
+    if len({shape[0] for shape in shapes.values()}) != 1 or any(
+        len(s) != 2 for s in shapes.values()
+    ):
+        raise ConceptError(f"{path}: (vectors, width) is wanted of {name}, found {shapes}")
+    floats = {key: value.to(torch.float32, copy=True) for key, value in vectors.items()}
+    return Concept(name, floats, initializer, about)

@@ -1,0 +1,22 @@
+"""What a YAML may say; the only reader of hyperparameters."""
+
+from detsd.config.concepts import ConceptsConfig, Folder, Word
+from detsd.config.experiment import Experiment
+from detsd.config.finetune import FinetuneConfig, ModelConfig, TrainingConfig
+from detsd.config.hub import hub_token
+from detsd.config.inference import InferenceConfig
+from detsd.config.read import ConfigError, read
+
+__all__ = [
+    "ConceptsConfig",
+    "ConfigError",
+    "Experiment",
+    "FinetuneConfig",
+    "Folder",
+    "InferenceConfig",
+    "ModelConfig",
+    "TrainingConfig",
+    "Word",
+    "hub_token",
+    "read",
+]

@@ -1,0 +1,180 @@
+"""The `concepts` section: which words are learnt from which folders, as written and as records."""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from detsd.config.read import Count, Integer, Listed, Number, Probability, Section
+
+PARALLEL = ("concept_strs", "initializer_strs", "learnable_properties", "img_dirs")
+# What a concept of that many vectors leaves of the 77 tokens of a prompt is still a sentence.
+MOST_VECTORS = 64
+
+
+class Word(NamedTuple):
+    """A new word: what it is called, what it starts from, how many vectors it has."""
+
+    name: str
+    initializer: str
+    num_vectors: int | None
+
+
+class Folder(NamedTuple):
+    """A folder of pictures of one word; `templates` stand in for the ones of `learnable`."""
+
+    word: str
+    path: Path
+    learnable: Literal["object", "style"]
+    templates: tuple[str, ...] | None
+
+
+def _a_word(name: str) -> str:
+    if not name.strip() or name != name.strip():
+        raise ValueError("a word is wanted, not blanks around or instead of one")
+    if not any(character.isalnum() for character in name):
+        raise ValueError("a word needs a letter or a digit")
+    if "/" in name or "\\" in name or name.startswith("."):
+        raise ValueError("a word names a file too: no slash, and no dot in front")
+    return name
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("a phrase is wanted; one vector is made for each of its tokens")
+    return text
+
+
+def _a_folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise ValueError("is not a folder" if path.exists() else "no such folder")
+    return path
+
+
+def _a_template(template: str) -> str:
+    if template.count("{}") != 1 or "{" in template.replace("{}", ""):
+        raise ValueError("a template holds {} once, where the concept goes")
+    return template
+
+
+def _template_lists(value: Any) -> Any:
+    flat = isinstance(value, list) and value and all(isinstance(item, str) for item in value)
+    return [[value]] if isinstance(value, str) else [value] if flat else value
+
+
+def _scale(scale: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError("two shares of the picture's side are wanted, as in [0.8, 1.0]")
+    return scale
+
+
+Text = Annotated[str, AfterValidator(_not_blank)]
+Templates = Annotated[tuple[Annotated[str, AfterValidator(_a_template)], ...], Field(min_length=1)]
+
+
+class ConceptsConfig(Section):
+    """What is learnt, from which pictures, and how these are prepared."""
+
+    concept_strs: Annotated[
+        tuple[Annotated[str, AfterValidator(_a_word)], ...], Listed, Field(min_length=1)
+    ]
+    """The words used in prompts, one a folder; the same word may stand for several folders."""
+    initializer_strs: Annotated[tuple[Text, ...], Listed, Field(min_length=1)]
+    """A phrase a word: the new word starts as its tokens, one vector for each."""
+    learnable_properties: Annotated[
+        tuple[Literal["object", "style"], ...], Listed, Field(min_length=1)
+    ]
+    """`object` or `style`: which of the built-in templates make the prompts."""
+    img_dirs: Annotated[
+        tuple[Annotated[Path, AfterValidator(_a_folder)], ...], Listed, Field(min_length=1)
+    ]
+    """A folder of pictures a word; relative to the working folder."""
+    num_vectors: Annotated[
+        tuple[Annotated[Integer, Field(ge=1, le=MOST_VECTORS)] | None, ...] | None, Listed
+    ] = None
+    """Vectors of each word, when not one per initializer token: one number, or one an entry."""
+    templates: Annotated[tuple[Templates | None, ...] | None, BeforeValidator(_template_lists)] = (
+        None
+    )
+    """Own templates, a list a folder (or one list for all): `a portrait of {}`."""
+    img_size: Annotated[Integer, Field(ge=8, le=4096)] | None = None
+    """Side of the square that pictures are brought to; the model's own when absent."""
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
+    """How pictures are resized."""
+    flip_p: Probability = 0.0
+    """Chance of a mirrored picture, drawn anew at each use; it ruins logos, text and faces."""
+    center_crop: bool = True
+    """Crop to the middle square first; otherwise the picture is squeezed into it."""
+    crop_scale: Annotated[tuple[Number, Number], AfterValidator(_scale)] | None = None
+    """Random crops with sides of this share of the picture's, resized: [0.8, 1.0]."""
+    crop_variants: Count = 8
+    """How many random crops a picture are made, and kept, when `crop_scale` is set."""
+    append_file_name_to_text: bool = False
+    """Append the picture's file name, as words, to the prompt."""
+    file_name_split_char: Annotated[str, Field(min_length=1)] = "_"
+    """What separates the words of a file name."""
+    num_blank_prompts: Annotated[Integer, Field(ge=0)] = 0
+    """How many times the bare `{}` joins the templates."""
+    num_a_prompts: Annotated[Integer, Field(ge=0)] = 0
+    """How many times `a {}` joins the templates."""
+
+    @cached_property
+    def words(self) -> tuple[Word, ...]:
+        """The words to learn, each once, in the order written."""
+        counts = _spread(self.num_vectors, len(self.concept_strs))
+        rows = zip(self.concept_strs, self.initializer_strs, counts, strict=True)
+        return tuple({row[0]: Word(*row) for row in reversed(list(rows))}.values())[::-1]
+
+    @cached_property
+    def folders(self) -> tuple[Folder, ...]:
+        """The folders to learn from, in the order written."""
+        templates = _spread(self.templates, len(self.concept_strs))
+        columns = (self.concept_strs, self.img_dirs, self.learnable_properties, templates)
+        return tuple(Folder(*row) for row in zip(*columns, strict=True))
+
+    @classmethod
+    def disagreements(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Lists that should run in parallel and do not; a word that means two things."""
+        lists = {key: _listed(raw.get(key)) for key in PARALLEL}
+        lengths = {key: len(values) for key, values in lists.items() if values}
+        if len(set(lengths.values())) > 1:
+            found = ", ".join(f"{key} has {length}" for key, length in lengths.items())
+            yield "", f"one entry a folder is wanted in each of {', '.join(PARALLEL)}; {found}"
+        entries = max(lengths.values(), default=0)
+        for key, values in (
+            ("num_vectors", _listed(raw.get("num_vectors"))),
+            ("templates", _template_lists(raw.get("templates")) or []),
+        ):
+            if isinstance(values, list) and len(values) not in (0, 1, entries):
+                wanted = f"one entry a folder ({entries}) or a single one is wanted"
+                yield key, f"{wanted}, found {len(values)}"
+        words = [word for word in lists["concept_strs"] if isinstance(word, str)]
+        yield from _same_but_for_case(words)
+        yield from _two_meanings(words, "initializer_strs", lists["initializer_strs"])
+        yield from _two_meanings(words, "num_vectors", _listed(raw.get("num_vectors")))
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
+
+
+def _spread(values: tuple[Any, ...] | None, length: int) -> tuple[Any, ...]:
+    values = values or (None,)
+    return values * length if len(values) == 1 else values
+
+
+def _same_but_for_case(words: list[str]) -> Iterator[tuple[str, str]]:
+    seen: dict[str, str] = {}
+    for word in words:
+        first = seen.setdefault(word.casefold(), word)
+        if first != word:
+            yield "concept_strs", f"{first} and {word} differ only in case, which prompts ignore"
+
+
+def _two_meanings(words: list[str], key: str, values: list[Any]) -> Iterator[tuple[str, str]]:
+    seen: dict[str, Any] = {}
+    for word, value in zip(words, values, strict=False):
+        if seen.setdefault(word, value) != value:
+            yield key, f"{word} is named twice, with {seen[word]!r} and {value!r}; they must agree"

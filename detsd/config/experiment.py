@@ -1,0 +1,189 @@
+"""What an experiment YAML says around its hyperparameters, as far as a local run obeys it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from detsd.config.read import Integer, Listed, Section
+
+Amount = Annotated[Integer, Field(ge=0)]
+NEEDED = {
+    "s3": ("bucket",),
+    "gcs": ("bucket",),
+    "azure": ("container",),
+    "directory": ("container_path",),
+    "shared_fs": ("host_path",),
+}
+SECRETS = ("access_key", "secret_key", "connection_string", "credential")
+
+
+class Searcher(Section):
+    """Which points of the hyperparameters are run, and how their checkpoints are ranked."""
+
+    name: Literal["single", "grid", "random", "adaptive_asha", "async_halving"] = "single"
+    """Without a cluster: `single` or `grid`."""
+    metric: str = "loss"
+    """The validation metric that ranks checkpoints."""
+    smaller_is_better: bool = True
+    """Whether less of it is better."""
+    max_length: Any = None
+    """A number of steps: the target when the hyperparameters name none, else a cap on it."""
+    source_trial_id: Any = None
+    """Set by *Continue Trial*; without a cluster use --from."""
+    source_checkpoint_uuid: Any = None
+    """As above."""
+    max_concurrent_trials: Any = None
+    max_trials: Any = None
+    max_time: Any = None
+    time_metric: Any = None
+    divisor: Any = None
+    max_rungs: Any = None
+    num_rungs: Any = None
+    bracket_rungs: Any = None
+    mode: Any = None
+    stop_once: Any = None
+
+
+class Resources(Section):
+    """What a trial runs on."""
+
+    slots_per_trial: Amount = 1
+    """Devices of a trial, and a factor of the effective batch however many there really are."""
+    max_slots: Any = None
+    weight: Any = None
+    priority: Any = None
+    resource_pool: Any = None
+    shm_size: Any = None
+    is_single_node: Any = None
+    devices: Any = None
+    agent_label: Any = None
+
+
+def _an_assignment(line: str) -> str:
+    if "=" not in line:
+        raise ValueError("NAME=VALUE is wanted")
+    return line
+
+
+class Environment(Section):
+    """What the processes find around them."""
+
+    environment_variables: (
+        Annotated[tuple[Annotated[str, AfterValidator(_an_assignment)], ...], Listed]
+        | dict[str, tuple[str, ...]]
+        | None
+    ) = None
+    """NAME=VALUE lines; a variable that is already set outside wins."""
+    image: Any = None
+    pod_spec: Any = None
+    registry_auth: Any = None
+    ports: Any = None
+    force_pull_image: Any = None
+    add_capabilities: Any = None
+    drop_capabilities: Any = None
+    proxy_ports: Any = None
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables by name."""
+        given = self.environment_variables or ()
+        groups = given.values() if isinstance(given, dict) else [given]
+        return dict(line.split("=", 1) for lines in groups for line in lines)
+
+
+class CheckpointStorage(Section):
+    """Where checkpoints go, and which are kept when the experiment ends."""
+
+    type: Literal["s3", "gcs", "azure", "directory", "shared_fs"] | None = None
+    """Absent: the run's own folder."""
+    bucket: str | None = None
+    prefix: str | None = None
+    endpoint_url: str | None = None
+    access_key: str | None = None
+    secret_key: str | None = None
+    container: str | None = None
+    connection_string: str | None = None
+    account_url: str | None = None
+    credential: str | None = None
+    container_path: str | None = None
+    host_path: str | None = None
+    storage_path: str | None = None
+    propagation: str | None = None
+    save_experiment_best: Amount = 0
+    """How many of the experiment's best checkpoints are kept."""
+    save_trial_best: Amount = 1
+    """How many of each trial's best."""
+    save_trial_latest: Amount = 1
+    """How many of each trial's latest."""
+
+    @classmethod
+    def disagreements(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """What a type of storage cannot do without."""
+        for key in NEEDED.get(str(raw.get("type")), ()):
+            if not raw.get(key):
+                yield key, f"missing; storage of type {raw['type']} needs it"
+        if raw.get("type") is None and any(
+            raw.get(key) for keys in NEEDED.values() for key in keys
+        ):
+            yield "type", "missing; one of s3, gcs, azure, directory, shared_fs"
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """The keys that say where, as Determined's storage managers take them."""
+        rules = {"save_experiment_best", "save_trial_best", "save_trial_latest"}
+        return {key: value for key, value in self if value is not None and key not in rules}
+
+
+class Experiment(Section):
+    """A whole experiment YAML."""
+
+    hyperparameters: dict[str, Any]
+    """What the entry point reads: see FinetuneConfig."""
+    entrypoint: str | Annotated[tuple[str, ...], Listed] = "python3 -m detsd.finetune"
+    """The command of a trial; without a cluster its module decides what is run."""
+    searcher: Searcher = Searcher()
+    """Which points are run."""
+    resources: Resources = Resources()
+    """On how many slots."""
+    environment: Environment = Environment()
+    """With which variables."""
+    checkpoint_storage: CheckpointStorage = CheckpointStorage()
+    """Where its checkpoints go."""
+    name: Any = None
+    description: Any = None
+    labels: Any = None
+    workspace: Any = None
+    project: Any = None
+    data: Any = None
+    max_restarts: Any = None
+    preemption_timeout: Any = None
+    reproducibility: Any = None
+    bind_mounts: Any = None
+    profiling: Any = None
+    log_policies: Any = None
+    retention_policy: Any = None
+    integrations: Any = None
+    slurm: Any = None
+    pbs: Any = None
+    debug: Any = None
+    template: Any = None
+    min_validation_period: Any = None
+    min_checkpoint_period: Any = None
+    records_per_epoch: Any = None
+    scheduling_unit: Any = None
+    optimizations: Any = None
+    perform_initial_validation: Any = None
+    checkpoint_policy: Any = None
+    data_layer: Any = None
+
+    @classmethod
+    def disagreements(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """What only a master can do."""
+        searcher = raw.get("searcher")
+        searcher = searcher if isinstance(searcher, Mapping) else {}
+        if searcher.get("name", "single") in ("random", "adaptive_asha", "async_halving"):
+            yield "searcher.name", f"{searcher['name']} needs a cluster; use single or grid here"
+        for key in ("source_trial_id", "source_checkpoint_uuid"):
+            if searcher.get(key) is not None:
+                yield f"searcher.{key}", "needs a cluster; use --from CHECKPOINT here"

@@ -1,0 +1,124 @@
+"""What the hyperparameters of a fine-tuning YAML may say."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from detsd.config.concepts import ConceptsConfig
+from detsd.config.inference import InferenceConfig
+from detsd.config.read import Count, Extra, Integer, Number, Section, Seed
+
+OPTIMIZER_ARGUMENTS = {
+    "adam": {"betas", "eps", "weight_decay", "amsgrad", "foreach", "fused"},
+    "adamw": {"betas", "eps", "weight_decay", "amsgrad", "foreach", "fused"},
+    "sgd": {"momentum", "dampening", "weight_decay", "nesterov", "foreach", "fused"},
+}
+Positive = Annotated[Number, Field(gt=0)]
+NotNegative = Annotated[Number, Field(ge=0)]
+
+
+class ModelConfig(Section):
+    """Which Stable Diffusion is taught."""
+
+    pretrained_model_name_or_path: Annotated[str, Field(min_length=1)] = (
+        "CompVis/stable-diffusion-v1-4"
+    )
+    """A hub id, or a folder in diffusers' layout."""
+    revision: str | None = None
+    """A branch, tag or commit on the hub."""
+    variant: str | None = None
+    """Which weight files to load, as in `fp16`."""
+
+    @field_validator("pretrained_model_name_or_path")
+    @classmethod
+    def _folder_or_hub_id(cls, name: str) -> str:
+        looks_like_a_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+        if looks_like_a_path and not Path(name).expanduser().is_dir():
+            raise ValueError("no such folder")
+        folder = Path(name).expanduser()
+        if folder.is_dir() and not (folder / "unet").is_dir():
+            raise ValueError("the folder holds no model in diffusers' layout (no unet/ in it)")
+        return str(folder) if folder.is_dir() else name
+
+
+class TrainingConfig(Section):
+    """How the concept is learnt."""
+
+    num_sgd_steps: Count = 100
+    """Optimizer steps in all: an absolute target, so a resumed run stops there too."""
+    train_batch_size: Count = 1
+    """Samples a slot and micro-step; with the next and the slots it makes the effective batch."""
+    gradient_accumulation_steps: Count = 4
+    """Effective batch = train_batch_size × this × resources.slots_per_trial."""
+    micro_batch_size: Count | None = None
+    """Samples at once on a device; as many as fit when absent. It changes memory, not results."""
+    optimizer_name: Literal["adam", "adamw", "sgd"] = "adam"
+    """Which optimizer steps the learnt vectors."""
+    learning_rate: NotNegative = 5e-4
+    """Before `scale_lr` multiplies it."""
+    other_optimizer_kwargs: Extra = Field(default_factory=dict)
+    """More arguments of the optimizer: `betas`, `weight_decay`, …"""
+    scale_lr: bool = True
+    """Multiply the learning rate by the effective batch."""
+    lr_scheduler: Literal["constant", "cosine", "linear"] = "constant"
+    """How the learning rate goes on after the warm-up: level, or down to nothing at the end."""
+    warmup_steps: Annotated[Integer, Field(ge=0)] = 0
+    """Steps over which the learning rate rises from nothing."""
+    max_grad_norm: Positive | None = None
+    """Longer gradients are shortened to this norm."""
+    snr_gamma: Positive | None = None
+    """Min-SNR weighting: 5.0 keeps the easy, nearly clean timesteps from leading."""
+    embedding_norm: Literal["free", "vocabulary"] = "free"
+    """`vocabulary`: after a step each vector is brought to the vocabulary's median norm."""
+    norm_reg_weight: NotNegative | None = None
+    """× Σ (mean vocabulary norm − vector norm)², added to the loss."""
+    hidden_reg_weight: NotNegative | None = None
+    """× mean squared distance of the text encoder's states from the initializer's."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the frozen weights; `auto` is bf16 where the device has it. What is learnt is fp32."""
+    gradient_checkpointing: bool = False
+    """Trade a third more work for much less memory."""
+    checkpoint_freq: Count = 50
+    """Steps between checkpoints."""
+    metric_report_freq: Count = 50
+    """Steps between reports of the training metrics."""
+    beta_start: Positive | None = None
+    """Forward process: the first beta; the model's own scheduler config when absent."""
+    beta_end: Positive | None = None
+    """Forward process: the last beta; as above."""
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] | None = None
+    """Forward process: the betas between them; as above."""
+    num_train_timesteps: Count | None = None
+    """Forward process: its number of steps; as above."""
+    train_seed: Seed = 2147483647
+    """Everything random in training follows from it and the step."""
+
+    @property
+    def forward_process(self) -> dict[str, Any]:
+        """What the config says of the forward process, over the model's own."""
+        keys = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
+        return {key: value for key in keys if (value := getattr(self, key)) is not None}
+
+    @classmethod
+    def disagreements(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Arguments that the chosen optimizer does not have."""
+        known = OPTIMIZER_ARGUMENTS.get(str(raw.get("optimizer_name", "adam")))
+        given = raw.get("other_optimizer_kwargs")
+        if known and isinstance(given, Mapping):
+            for key in sorted(set(given) - known):
+                yield f"other_optimizer_kwargs.{key}", f"unknown; known: {', '.join(sorted(known))}"
+
+
+class FinetuneConfig(Section):
+    """The hyperparameters of a fine-tuning run."""
+
+    model: ModelConfig = ModelConfig()
+    """Which Stable Diffusion is taught."""
+    concepts: ConceptsConfig
+    """What is learnt, from which pictures."""
+    training: TrainingConfig = TrainingConfig()
+    """How it is learnt."""
+    inference: InferenceConfig = InferenceConfig()
+    """Which samples show it."""

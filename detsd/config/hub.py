@@ -1,0 +1,21 @@
+"""The model hub's token, as the environment has it."""
+
+import logging
+from collections.abc import Mapping
+
+log = logging.getLogger(__name__)
+
+PLACEHOLDER = "YOUR_HF_AUTH_TOKEN_HERE"
+VARIABLES = ("HF_TOKEN", "HF_AUTH_TOKEN")
+
+
+def hub_token(environment: Mapping[str, str]) -> str | None:
+    """Return the token, if there is a real one; a folder or a public model needs none."""
+    values = {name: environment[name].strip() for name in VARIABLES if environment.get(name)}
+    if PLACEHOLDER in values.values():
+        log.warning(
+            "%s is still the placeholder of the example and is not used; set your own token if "
+            "the model needs one",
+            next(name for name, value in values.items() if value == PLACEHOLDER),
+        )
+    return next((value for value in values.values() if value and value != PLACEHOLDER), None)

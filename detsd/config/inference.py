@@ -1,0 +1,52 @@
+"""The `inference` section: the pictures that a run draws to show what it has learnt so far."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from detsd.config.read import Count, Extra, Integer, Listed, Number, Section, Seed
+
+SCHEDULER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "pndm": {"skip_prk_steps": True},
+    "ddim": {"clip_sample": False},
+    "lms-discrete": {},
+}
+SchedulerName = Literal["pndm", "ddim", "lms-discrete"]
+
+
+class InferenceConfig(Section):
+    """Sample pictures: which prompts, how many, how often, and how they are drawn."""
+
+    generate_training_images: bool = True
+    """Draw samples before the first step and at every checkpoint."""
+    inference_prompts: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Listed] | None = (
+        None
+    )
+    """What to draw; a prompt without a concept is allowed, to compare with and without."""
+    num_pipeline_calls: Count = 1
+    """Columns of the sample sheet; its rows are the trial's slots."""
+    inference_batch_size: Count = 1
+    """Pictures a call, so a row holds calls × batch size of them."""
+    inference_scheduler_name: SchedulerName = "pndm"
+    """How the noise is removed."""
+    other_inference_scheduler_kwargs: Extra = Field(default_factory=dict)
+    """More arguments of that scheduler, over its defaults."""
+    num_inference_steps: Annotated[Integer, Field(ge=1, le=1000)] = 50
+    """Denoising steps a picture."""
+    guidance_scale: Annotated[Number, Field(ge=0)] = 7.5
+    """How strongly the prompt is followed; 1 and less is without guidance."""
+    main_process_generator_seed: Seed = 2147483647
+    """Seed of the first picture; the next ones count up from it."""
+    sample_freq: Count | None = None
+    """Steps between samples, when more or less often than checkpoints."""
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts to draw; none when sampling is switched off."""
+        return (self.inference_prompts or ()) if self.generate_training_images else ()
+
+    @property
+    def scheduler_kwargs(self) -> dict[str, Any]:
+        """The scheduler's arguments: its defaults here, with what the config adds over them."""
+        defaults = SCHEDULER_DEFAULTS[self.inference_scheduler_name]
+        return {**defaults, **self.other_inference_scheduler_kwargs}

@@ -1,0 +1,55 @@
+"""What a run says on the terminal: its own lines, errors in a line, no noise of other libraries."""
+
+import errno
+import logging
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Each is harmless here: the project does without torchvision, and loads in a second.
+HARMLESS = ("requires torchvision", "clip_sample", "not have many workers")
+
+
+def speak(rank: int = 0) -> None:
+    """Let the chief speak, and the others only of errors."""
+    logging.basicConfig(
+        level=logging.INFO if rank == 0 else logging.ERROR,
+        format="%(message)s",
+        stream=sys.stderr,
+        force=True,
+    )
+    for name in ("determined", "httpx", "urllib3", "botocore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("transformers", "diffusers", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+def hush_loading() -> None:
+    """Switch off the progress bars of loading, which a tiny model and a log both do without."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+@contextmanager
+def errors_in_a_line(rank: int = 0) -> Iterator[None]:
+    """End the process with one readable message for what a user can mend."""
+    try:
+        yield
+    except Exception as error:
+        if not is_for_users(error):
+            traceback.print_exc()
+        elif rank == 0:
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def is_for_users(error: Exception) -> bool:
+    """Return whether the message says it all: our own errors, and a disk that refuses."""
+    disk = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES)
+    return disk or type(error).__module__.startswith("detsd.")

@@ -1,0 +1,158 @@
+"""The entry point of fine-tuning, and its loop."""
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+
+from detsd import __version__, console
+from detsd.config import FinetuneConfig, read
+from detsd.data import read_examples
+from detsd.meter import Meter
+from detsd.optimization import learning_rate_at, set_learning_rate, sum_gradients
+from detsd.resume import write_state
+from detsd.run import Run, prepare, target_step
+from detsd.sampler import check_scheduler
+from detsd.samples import missing_samples, names_no_concept, sample_settings
+from detsd.trial import Trial, open_trial
+from detsd.validation import conclude, validation_loss
+
+log = logging.getLogger(__name__)
+
+ADVICE = (
+    "The last checkpoint stands. Try a lower training.learning_rate (here {rate:g} after "
+    "scale_lr), training.max_grad_norm: 1.0, or training.precision: fp32."
+)
+
+
+def finetune(trial: Trial) -> None:
+    """Teach the trial's model its concepts."""
+    config = read(FinetuneConfig, trial.hparams)
+    check_scheduler(sample_settings(config.inference), "inference.other_inference_scheduler_kwargs")
+    for prompt in names_no_concept(config.inference.prompts, config.concepts.concept_strs):
+        log.info("the inference prompt %r names no concept: drawn for comparison", prompt)
+    examples = read_examples(config.concepts)
+    target = target_step(config.training, trial)
+    with trial.restore() as checkpoint:
+        if checkpoint and checkpoint.own and checkpoint.steps_completed >= target:
+            log.info("%d of %d steps are done", checkpoint.steps_completed, target)
+            if not missing_samples(config.inference, trial, checkpoint.steps_completed):
+                log.info("nothing is left to do; for more, raise training.num_sgd_steps")
+                return
+        run = prepare(config, trial, examples, checkpoint)
+    train(run)
+
+
+def train(run: Run) -> None:
+    """Step until the target, or until asked to stop; report, then save, then maybe leave."""
+    config, trial, method, optimizer = run.config, run.trial, run.method, run.optimizer
+    batch_size = run.batches.batch_size
+    rate = learning_rate_at(config, run.step, batch_size, run.target)
+    meter = Meter(method.terms, batch_size, ADVICE.format(rate=rate))
+    begin(run, meter)
+    while run.step < run.target:
+        meter.start()
+        rate = learning_rate_at(config, run.step, batch_size, run.target)
+        set_learning_rate(optimizer, rate)
+        losses = accumulate_gradients(run)
+        norm = sum_gradients(optimizer, trial.total, config.max_grad_norm)
+        optimizer.step()
+        method.after_step(run.step)
+        optimizer.zero_grad(set_to_none=True)
+        run.step += 1
+        meter.add(losses, norm)
+
+        trial.progress(run.step, run.target)
+        stopping = run.step < run.target and trial.should_stop()
+        saving = due(run.step, config.checkpoint_freq, run.target)
+        if saving or stopping or due(run.step, config.metric_report_freq, run.target):
+            metrics = meter.read(run.step, trial.total) | method.metrics()
+            meter.check(run.step, metrics)
+            trial.report("training", run.step, metrics | {"learning_rate": rate})
+        if saving:
+            validate(run, meter)
+        if saving or stopping:
+            save(run)
+        if stopping:
+            log.info("stopped at step %d of %d: the next start goes on", run.step, run.target)
+            return
+        if due(run.step, run.sample_freq, run.target):
+            run.samples.draw(run.step)
+    conclude(run)
+
+
+def begin(run: Run, meter: Meter) -> None:
+    """Do what comes before the first step, or what a crash has cut off."""
+    if run.step == 0:
+        validate(run, meter)
+        run.first_loss = run.loss
+    if due(run.step, run.sample_freq, run.target):
+        run.samples.draw(run.step)
+
+
+def accumulate_gradients(run: Run) -> dict[str, torch.Tensor]:
+    """Take the step's micro-batches forward and backward; if they do not fit, in smaller pieces."""
+    while True:
+        try:
+            losses: dict[str, torch.Tensor] = {}
+            for batch in run.batches.micro_batches(run.step, run.trial.rank, run.trial.size):
+                terms = run.method.losses(run.model, batch)
+                torch.stack(list(terms.values())).sum().backward()
+                # Each is this batch's share of a mean, so they add up, as the gradients do.
+                losses = {name: losses.get(name, 0) + t.detach() for name, t in terms.items()}
+            return losses
+        except torch.OutOfMemoryError:
+            if run.batches.micro_batch_size == 1:
+                raise
+            run.optimizer.zero_grad(set_to_none=True)
+            run.batches.halve()
+            log.info("out of memory: on with micro-batches of %d", run.batches.micro_batch_size)
+
+
+def due(step: int, every: int, target: int) -> bool:
+    """Return whether something that happens every so many steps, and at the end, happens now."""
+    return step % every == 0 or step == target
+
+
+def validate(run: Run, meter: Meter) -> None:
+    """Report the validation loss."""
+    run.loss = validation_loss(run)
+    meter.check(run.step, {"validation loss": run.loss})
+    run.trial.report("validation", run.step, {"loss": run.loss})
+
+
+def save(run: Run) -> None:
+    """Keep the run as it is: what others read in export/, what only it goes on from in resume/."""
+    about = {"version": __version__, "base_model": run.base_model}
+    noted = {
+        "batch_size": run.batches.batch_size,
+        "processes": run.trial.size,
+        "first_loss": run.first_loss,
+    }
+
+    def write(folder: Path) -> None:
+        run.method.export(folder / "export", {**about, "steps": run.step})
+        write_state(
+            folder,
+            step=run.step,
+            method=run.method,
+            optimizer=run.optimizer,
+            config=run.config,
+            run=noted,
+        )
+
+    run.trial.save(run.step, write, about)
+
+
+def main() -> None:
+    """Run as a process of a trial on a cluster."""
+    rank = int(os.environ.get("RANK", 0))
+    console.speak(rank)
+    console.hush_loading()
+    with console.errors_in_a_line(rank), open_trial() as trial:
+        finetune(trial)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Images side by side, with what they show written above them."""
+
+import textwrap
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+MARGIN = 8
+FONT_SIZE = 14
+
+
+def sheet(images: Sequence[Image.Image], columns: int, title: str = "") -> Image.Image:
+    """Return one picture of all the images, row by row, under a title."""
+    width, height = images[0].size
+    rows = -(-len(images) // columns)
+    full_width = columns * (width + MARGIN) + MARGIN
+    lines = _wrap(title, full_width - 2 * MARGIN)
+    top = MARGIN + len(lines) * (FONT_SIZE + 4)
+    page = Image.new("RGB", (full_width, top + rows * (height + MARGIN)), "white")
+    ImageDraw.Draw(page).multiline_text(
+        (MARGIN, MARGIN // 2), "\n".join(lines), "black", _font(), spacing=4
+    )
+    for place, image in enumerate(images):
+        row, column = divmod(place, columns)
+        page.paste(image, (MARGIN + column * (width + MARGIN), top + row * (height + MARGIN)))
+    return page
+
+
+def _wrap(title: str, width: int) -> list[str]:
+    letters = max(8, int(width / _font().getlength("n")))
+    return textwrap.wrap(title, letters)
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(FONT_SIZE)

@@ -1,0 +1,152 @@
+"""The processes of one trial on this machine: started together, stopped together."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+from detsd.config import ConfigError
+
+# The processes of a launcher that was just killed need a moment to notice.
+PATIENCE = 10.0
+GRACE = 5.0
+
+
+class LockError(RuntimeError):
+    """A run folder that another run is working in."""
+
+
+class Launcher:
+    """Starts processes, passes a request to stop on to them, and leaves none behind."""
+
+    def __init__(self, lock: IO[str]):
+        self.stopping = False
+        self._lock = lock
+        self._processes: list[subprocess.Popen[str]] = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def run(self, task: Mapping[str, Any], count: int, variables: Mapping[str, str]) -> int:
+        """Run `count` processes on the task; return 0, or the exit code of one that failed."""
+        with tempfile.TemporaryDirectory() as folder:
+            task = {**task, "rendezvous": f"file://{folder}/rendezvous"}
+            try:
+                self._processes = [self._start(task, r, count, variables) for r in range(count)]
+                return self._wait()
+            finally:
+                self._kill()
+
+    def _start(
+        self, task: Mapping[str, Any], rank: int, count: int, variables: Mapping[str, str]
+    ) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "detsd.rank"],
+            stdin=subprocess.PIPE,
+            text=True,
+            env=environment(os.environ, variables, rank, count),
+            process_group=0,  # a terminal's Ctrl-C comes here alone
+            pass_fds=[self._lock.fileno()],  # the folder is taken until the last one has gone
+        )
+        assert process.stdin is not None
+        # The pipe stays open: its end is how a process learns that the launcher is gone.
+        process.stdin.write(json.dumps(task) + "\n")
+        process.stdin.flush()
+        return process
+
+    def _wait(self) -> int:
+        failed_at = None
+        while any(process.poll() is None for process in self._processes):
+            if any(process.returncode for process in self._processes):
+                failed_at = failed_at or time.monotonic()
+                if time.monotonic() > failed_at + GRACE:
+                    break
+            time.sleep(0.05)
+        codes = [process.returncode for process in self._processes if process.returncode]
+        # A process that had nothing to save yet was simply ended.
+        codes = [code for code in codes if not (self.stopping and code == -signal.SIGTERM)]
+        return next((code if code > 0 else 128 - code for code in codes), 0)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stopping:
+            self._kill()
+            os._exit(128 + number)
+        self.stopping = True
+        print("\nsaving and leaving; once more to leave at once", file=sys.stderr, flush=True)
+        for process in self._processes:
+            process.terminate()
+
+    def _kill(self) -> None:
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.wait()
+        self._processes = []
+
+
+def environment(
+    outer: Mapping[str, str], variables: Mapping[str, str], rank: int, count: int
+) -> dict[str, str]:
+    """Return the variables of a process: ours, else the shell's, else the YAML's."""
+    threads = max(1, len(os.sched_getaffinity(0)) // count) if _can_count() else 1
+    ours = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count}
+    defaults = {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
+    if sys.platform == "linux":
+        defaults["GLOO_SOCKET_IFNAME"] = "lo"
+    mine = {name: str(value) for name, value in ours.items()}
+    return {**{k: str(v) for k, v in defaults.items()}, **variables, **outer, **mine}
+
+
+def _can_count() -> bool:
+    return hasattr(os, "sched_getaffinity")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[IO[str]]:
+    """Hold the folder for this run alone."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError([f"--out {folder}: cannot be made ({error.strerror})"]) from None
+    with (folder / ".lock").open("a+") as lock:
+        _acquire(lock, folder)
+        lock.seek(0)
+        lock.truncate()
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield lock
+
+
+def _acquire(lock: IO[str], folder: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read() or "unknown"
+            if _is_alive(holder) or time.monotonic() > deadline:
+                raise LockError(
+                    f"{folder}: another run (process {holder}) is working there; wait for it, "
+                    "stop it, or name another folder with --out"
+                ) from None
+            time.sleep(0.1)
+
+
+def _is_alive(holder: str) -> bool:
+    try:
+        os.kill(int(holder), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,71 @@
+"""The denoising loss. Tensors in, one number out; nothing here touches a file or a config."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # noisy, timesteps → prediction
+
+
+class Schedule(NamedTuple):
+    """The forward process, and what the model predicts of it."""
+
+    alphas_cumprod: torch.Tensor  # (timesteps,)
+    prediction_type: str  # epsilon, v_prediction or sample
+
+
+def add_noise(
+    latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, schedule: Schedule
+) -> torch.Tensor:
+    """Return the latents as they are at `timesteps` of the forward process."""
+    signal, spread = _scales(timesteps, schedule)
+    return signal * latents + spread * noise
+
+
+def target(
+    latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor, schedule: Schedule
+) -> torch.Tensor:
+    """Return what a perfect model would predict."""
+    if schedule.prediction_type == "epsilon":
+        return noise
+    if schedule.prediction_type == "sample":
+        return latents
+    signal, spread = _scales(timesteps, schedule)
+    return signal * noise - spread * latents
+
+
+def denoising_loss(
+    predict: Predict,
+    latents: torch.Tensor,
+    noise: torch.Tensor,
+    timesteps: torch.Tensor,
+    schedule: Schedule,
+    weights: torch.Tensor,
+    snr_gamma: float | None = None,
+) -> torch.Tensor:
+    """Return Σ weight × mean squared error of the prediction; weights are shares of a mean."""
+    prediction = predict(add_noise(latents, noise, timesteps, schedule), timesteps).float()
+    error = (prediction - target(latents, noise, timesteps, schedule)).square().mean(dim=(1, 2, 3))
+    if snr_gamma is not None:
+        weights = weights * min_snr_weights(timesteps, schedule, snr_gamma)
+    return (weights * error).sum()
+
+
+def min_snr_weights(timesteps: torch.Tensor, schedule: Schedule, snr_gamma: float) -> torch.Tensor:
+    """Return min(SNR, γ) in the units of what is predicted (Hang et al. 2023)."""
+    alphas = schedule.alphas_cumprod[timesteps]
+    ratio = alphas / (1 - alphas)
+    divisor = {"epsilon": ratio, "v_prediction": ratio + 1, "sample": torch.ones_like(ratio)}
+    clipped = ratio.clamp(max=snr_gamma)
+    # Where nothing is left of the picture, epsilon's ratio is 0/0, and its limit 1.
+    return torch.where(
+        ratio > 0,
+        clipped / divisor[schedule.prediction_type],
+        float(schedule.prediction_type == "epsilon"),
+    )
+
+
+def _scales(timesteps: torch.Tensor, schedule: Schedule) -> tuple[torch.Tensor, torch.Tensor]:
+    alphas = schedule.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+    return alphas.sqrt(), (1 - alphas).sqrt()

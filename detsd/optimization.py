@@ -1,0 +1,90 @@
+"""How what is learnt is stepped: optimizer, learning rate, gradients summed over the processes."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from detsd.config import ConfigError, TrainingConfig
+
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+
+
+def build_optimizer(config: TrainingConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Return the optimizer that the config asks for."""
+    kind = OPTIMIZERS[config.optimizer_name]
+    try:
+        return kind(groups, lr=config.learning_rate, **config.other_optimizer_kwargs)
+    except (TypeError, ValueError) as error:
+        raise ConfigError([f"training.other_optimizer_kwargs: {error}"]) from None
+
+
+def learning_rate_at(config: TrainingConfig, step: int, batch_size: int, num_steps: int) -> float:
+    """Return the learning rate of a step: a function of it alone, so nothing needs saving."""
+    rate = config.learning_rate * (batch_size if config.scale_lr else 1)
+    if step < config.warmup_steps:
+        return rate * (step + 1) / (config.warmup_steps + 1)
+    done = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
+    left = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+    return rate * left[config.lr_scheduler]
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group the learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def sum_gradients(
+    optimizer: torch.optim.Optimizer,
+    total: Callable[[torch.Tensor], torch.Tensor],
+    max_norm: float | None = None,
+) -> torch.Tensor:
+    """Replace each gradient by its sum over the processes, shortened if need be; return the norm.
+
+    A process without a sample, or a parameter that no prompt named, has no gradient: zeros.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    flat = total(torch.cat([gradient.flatten() for gradient in gradients]))
+    norm = flat.norm()
+    if max_norm is not None:
+        flat = flat * (max_norm / norm).clamp(max=1)
+    for parameter, part in zip(
+        parameters, flat.split([p.numel() for p in parameters]), strict=True
+    ):
+        parameter.grad = part.view_as(parameter)
+    return norm
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return the state of each parameter by its name; the settings are the config's."""
+    return {name: optimizer.state[p] for name, p in _named(optimizer) if p in optimizer.state}
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Take the state of each parameter that has one in this shape."""
+    for name, parameter in _named(optimizer):
+        saved = state.get(name)
+        if saved is not None and _fits(saved, parameter):
+            optimizer.state[parameter] = {
+                key: value.to(parameter.device) if _is_shaped(value) else value
+                for key, value in saved.items()
+            }
+
+
+def _fits(saved: Mapping[str, Any], parameter: torch.Tensor) -> bool:
+    return all(value.shape == parameter.shape for value in saved.values() if _is_shaped(value))
+
+
+def _is_shaped(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() > 0
+
+
+def _named(optimizer: torch.optim.Optimizer) -> list[tuple[str, torch.Tensor]]:
+    return [
+        pair
+        for group in optimizer.param_groups
+        for pair in zip(group["param_names"], group["params"], strict=True)
+    ]

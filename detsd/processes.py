@@ -1,0 +1,75 @@
+"""The processes of a run: which one this is, and what they do together."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from torch import distributed
+
+T = TypeVar("T")
+# A chief that uploads a checkpoint over a slow line keeps the others waiting that long at most.
+PATIENCE = timedelta(hours=1)
+
+
+class Processes:
+    """This process among its equals; alone, everything that they do together is done already."""
+
+    def __init__(self, rank: int, size: int, device: torch.device):
+        self.rank = rank
+        self.size = size
+        self.device = device
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this is the one that writes."""
+        return self.rank == 0
+
+    def total(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the tensor's sum over the processes."""
+        if self.size > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is set in any process: the same answer in all of them."""
+        return bool(self.total(torch.tensor(int(flag))))
+
+    def wait(self) -> None:
+        """Go on when every process has come this far."""
+        self.any(False)
+
+    def deal(self, work: Callable[[int], T], items: Sequence[int]) -> list[T]:
+        """Map `work` over the items, each done by one process; every process gets all results."""
+        mine = [work(item) for item in items[self.rank :: self.size]]
+        if self.size == 1:
+            return mine
+        hands: list[list[T]] = [[] for _ in range(self.size)]
+        distributed.all_gather_object(hands, mine)
+        return [hands[place % self.size][place // self.size] for place in range(len(items))]
+
+
+@contextmanager
+def open_processes(rendezvous: str = "env://") -> Iterator[Processes]:
+    """Join the processes that a launcher (torchrun's variables) has started beside this one."""
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    on_gpu = torch.cuda.is_available()
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))  # not the rank: a second node starts at 0
+    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    if size > 1:
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+            init_method=rendezvous,
+            rank=rank,
+            world_size=size,
+            timeout=PATIENCE,
+        )
+    try:
+        yield Processes(rank, size, device)
+    finally:
+        if size > 1:
+            distributed.destroy_process_group()

@@ -1,0 +1,173 @@
+"""A run: all that the loop works on, made from a config, a trial and a checkpoint."""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from detsd.batches import Batches
+from detsd.concepts import Concept, ConceptError, read_concepts
+from detsd.config import ConfigError, FinetuneConfig, TrainingConfig, Word, hub_token
+from detsd.data import Example, cache_latents
+from detsd.methods import Method, attach
+from detsd.model import StableDiffusion, load_model
+from detsd.optimization import build_optimizer
+from detsd.resume import read_state
+from detsd.samples import Samples
+from detsd.trial import Checkpoint, Trial
+
+log = logging.getLogger(__name__)
+
+# A CPU gains nothing from larger pieces of a large UNet, and runs out of memory with them.
+LARGE_UNET = 100_000_000
+
+
+@dataclass
+class Run:
+    """A run between two steps: what the loop works on, and the step that it has come to."""
+
+    config: TrainingConfig
+    base_model: str
+    trial: Trial
+    model: StableDiffusion
+    method: Method
+    optimizer: torch.optim.Optimizer
+    batches: Batches
+    samples: Samples
+    sample_freq: int
+    target: int
+    step: int
+    first_loss: float | None  # the validation loss before the first step
+    loss: float | None = None  # and the last one that this process saw
+
+
+def prepare(
+    config: FinetuneConfig,
+    trial: Trial,
+    examples: Sequence[Example],
+    checkpoint: Checkpoint | None,
+) -> Run:
+    """Return the run, at step 0 or where its own checkpoint left off."""
+    training = config.training
+    batch_size = effective_batch(training, trial)
+    model = load_model(
+        config.model,
+        trial.device,
+        precision=_precision(training, trial.device),
+        forward_process=training.forward_process,
+        token=hub_token(os.environ),
+    )
+    if training.gradient_checkpointing:
+        model.unet.enable_gradient_checkpointing()
+    method = attach(training, starting_concepts(config.concepts.words, model, checkpoint), model)
+    optimizer = build_optimizer(training, method.parameter_groups())
+    step = 0
+    noted: dict[str, Any] = {}
+    if checkpoint and checkpoint.own:
+        now = {"batch_size": batch_size, "processes": trial.size}
+        step, noted = read_state(
+            checkpoint.path, method=method, optimizer=optimizer, config=training, run=now
+        )
+    return Run(
+        config=training,
+        base_model=config.model.pretrained_model_name_or_path,
+        trial=trial,
+        model=model,
+        method=method,
+        optimizer=optimizer,
+        batches=_batches(config, trial, examples, model, batch_size),
+        samples=Samples(config.inference, model, trial),
+        sample_freq=config.inference.sample_freq or training.checkpoint_freq,
+        target=target_step(training, trial),
+        step=step,
+        first_loss=noted.get("first_loss"),
+    )
+
+
+def effective_batch(config: TrainingConfig, trial: Trial) -> int:
+    """Return the samples a step, however many processes there really are."""
+    return config.train_batch_size * config.gradient_accumulation_steps * trial.slots
+
+
+def target_step(config: TrainingConfig, trial: Trial) -> int:
+    """Return the step to stop at: a searcher's length caps it, or stands in where none is said."""
+    if trial.max_length is None:
+        return config.num_sgd_steps
+    if "num_sgd_steps" not in config.model_fields_set:
+        return trial.max_length
+    return min(config.num_sgd_steps, trial.max_length)
+
+
+def starting_concepts(
+    words: Sequence[Word], model: StableDiffusion, checkpoint: Checkpoint | None
+) -> list[Concept]:
+    """Return each word as its initializer has it, or as another trial's checkpoint does."""
+    initial = [model.text.initial_concept(*word) for word in words]
+    if checkpoint is None or checkpoint.own:
+        return initial
+    found = {concept.name: concept for concept in read_concepts(checkpoint.path)}
+    if not found.keys() & {word.name for word in words}:
+        log.warning("none of %s, in the checkpoint, is learnt here", ", ".join(found))
+    return [
+        _warm(concept, found[concept.name]) if concept.name in found else concept
+        for concept in initial
+    ]
+
+
+def _warm(concept: Concept, found: Concept) -> Concept:
+    wanted = {key: value.shape[1] for key, value in concept.vectors.items()}
+    widths = {key: value.shape[1] for key, value in found.vectors.items()}
+    if widths != wanted:
+        raise ConceptError(
+            f"{concept.name} in the checkpoint has vectors of width {widths}, this model takes "
+            f"{wanted}: it was made for another base model"
+        )
+    if found.num_vectors != concept.num_vectors:
+        log.warning(
+            "%s has %d vectors in the checkpoint and %d here: it starts from its initializer",
+            *(concept.name, found.num_vectors, concept.num_vectors),
+        )
+        return concept
+    log.info("%s starts from the checkpoint", concept.name)
+    return replace(concept, vectors=found.vectors)
+
+
+def _precision(config: TrainingConfig, device: torch.device) -> str:
+    if config.precision != "auto":
+        return config.precision
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def _batches(
+    config: FinetuneConfig,
+    trial: Trial,
+    examples: Sequence[Example],
+    model: StableDiffusion,
+    batch_size: int,
+) -> Batches:
+    size = config.concepts.img_size or model.size
+    if size % model.vae_factor:
+        raise ConfigError([f"concepts.img_size: {size} is no multiple of {model.vae_factor}"])
+    seed = config.training.train_seed
+    with model.vae_awake():
+        latents = cache_latents(
+            examples, model.encode_images, config.concepts, size, seed, trial.deal
+        )
+    return Batches(
+        examples,
+        type(latents)(*(column.to(trial.device) for column in latents)),
+        batch_size=batch_size,
+        micro_batch_size=config.training.micro_batch_size
+        or _micro_batch_size(model, -(-batch_size // trial.size)),
+        num_timesteps=len(model.schedule.alphas_cumprod),
+        flip_p=config.concepts.flip_p,
+        seed=seed,
+    )
+
+
+def _micro_batch_size(model: StableDiffusion, share: int) -> int:
+    large = sum(p.numel() for p in model.unet.parameters()) > LARGE_UNET
+    return 1 if large and model.device.type == "cpu" else share

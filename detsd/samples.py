@@ -1,0 +1,72 @@
+"""The pictures that a run draws of its prompts, with the same seeds each time."""
+
+import re
+from collections.abc import Sequence
+
+from PIL import Image
+
+from detsd.config import InferenceConfig
+from detsd.gallery import sheet
+from detsd.model import StableDiffusion
+from detsd.sampler import Request, Settings, generate
+from detsd.trial import Trial
+
+
+class Samples:
+    """A sheet a prompt: a row for each slot of the trial, as many columns as the config says."""
+
+    def __init__(self, config: InferenceConfig, model: StableDiffusion, trial: Trial):
+        self._config = config
+        self._model = model
+        self._trial = trial
+        self._columns = config.num_pipeline_calls * config.inference_batch_size
+        self._settings = sample_settings(config)
+
+    def draw(self, step: int) -> None:
+        """Draw and show the sheets of a step, but not a second time."""
+        missing = missing_samples(self._config, self._trial, step)
+        if not missing:
+            return
+        with self._model.vae_awake():
+            for name, prompt in missing.items():
+                images = self._images(prompt)
+                self._trial.show(name, sheet(images, self._columns, f"step {step}: {prompt}"), step)
+
+    def _images(self, prompt: str) -> list[Image.Image]:
+        count = self._columns * self._trial.slots
+        seed, guidance = self._config.main_process_generator_seed, self._config.guidance_scale
+        requests = [Request(prompt, seed + place, guidance) for place in range(count)]
+        size = self._config.inference_batch_size
+        batches = [requests[start : start + size] for start in range(0, count, size)]
+
+        def generate_batch(number: int) -> list[Image.Image]:
+            return list(generate(self._model, batches[number], self._settings, size))
+
+        dealt = self._trial.deal(generate_batch, range(len(batches)))
+        return [image for images in dealt for image in images]
+
+
+def sample_settings(config: InferenceConfig) -> Settings:
+    """Return how the config wants its samples drawn."""
+    return Settings(
+        config.inference_scheduler_name, config.scheduler_kwargs, config.num_inference_steps
+    )
+
+
+def missing_samples(config: InferenceConfig, trial: Trial, step: int) -> dict[str, str]:
+    """Return the prompts whose sheets were not shown at this step, by the sheets' names."""
+    names = {_name(place, prompt): prompt for place, prompt in enumerate(config.prompts)}
+    # Asked of the chief's folder by every process: they have to agree on what to draw.
+    return {
+        name: prompt for name, prompt in names.items() if trial.any(not trial.shown(name, step))
+    }
+
+
+def names_no_concept(prompts: Sequence[str], words: Sequence[str]) -> list[str]:
+    """Return the prompts in which none of the words stands."""
+    return [p for p in prompts if not any(w.casefold() in p.casefold() for w in words)]
+
+
+def _name(place: int, prompt: str) -> str:
+    slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:48].strip("-")
+    return f"{place:02d}-{slug}"

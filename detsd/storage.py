@@ -1,0 +1,205 @@
+"""Where the checkpoints of a run without a cluster lie: each there whole, or not at all."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+METADATA = "metadata.json"
+
+
+class StorageError(ValueError):
+    """A storage that cannot be reached, written or read."""
+
+
+class Stored(NamedTuple):
+    """A checkpoint in a storage."""
+
+    id: str
+    metadata: dict[str, Any]
+
+
+class Storage(Protocol):
+    """A place for the checkpoints of one trial."""
+
+    def put(self, name: str, part: Path) -> str:
+        """Take the finished folder `part` in as one checkpoint, and return its id."""
+
+    def list(self) -> list[Stored]:
+        """Return the trial's checkpoints, fewest steps first."""
+
+    def open(self, id: str) -> Any:
+        """Return a context of a folder with the checkpoint's files."""
+
+    def delete(self, id: str) -> None:
+        """Remove a checkpoint."""
+
+    def scratch(self) -> Any:
+        """Return a context of an empty folder, for `put`."""
+
+    def where(self, id: str) -> str:
+        """Return where a person finds the checkpoint."""
+
+
+class FolderStorage:
+    """Checkpoints as folders of one folder, which may hold other trials' too."""
+
+    def __init__(self, root: Path, trial_id: str, prefix: str = ""):
+        self._root = root.expanduser()
+        self._trial_id = trial_id
+        self._prefix = prefix
+        self._part = f".part-{trial_id}"
+        self._root.mkdir(parents=True, exist_ok=True)
+        # What a killed run left half-written; a run has its folder to itself.
+        shutil.rmtree(self._root / self._part, ignore_errors=True)
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Yield a hidden folder beside the checkpoints, so that a rename makes it one."""
+        part = self._root / self._part
+        part.mkdir()
+        try:
+            yield part
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def put(self, name: str, part: Path) -> str:
+        """Rename the folder, its bytes on disk, to its final name."""
+        for path in sorted(part.rglob("*")):
+            _flush(path)
+        final = self._root / f"{self._prefix}{name}"
+        shutil.rmtree(final, ignore_errors=True)
+        part.replace(final)
+        _flush(self._root)
+        return final.name
+
+    def list(self) -> list[Stored]:
+        """Read the metadata of every checkpoint here, and keep this trial's."""
+        found = [
+            Stored(path.parent.name, json.loads(path.read_text()))
+            for path in self._root.glob(f"*/{METADATA}")
+            if not path.parent.name.startswith(".")
+        ]
+        own = [stored for stored in found if stored.metadata.get("trial_id") == self._trial_id]
+        return sorted(own, key=lambda stored: stored.metadata["steps_completed"])
+
+    @contextmanager
+    def open(self, id: str) -> Iterator[Path]:
+        """Yield the checkpoint's own folder."""
+        if not (self._root / id).is_dir():
+            raise StorageError(f"no checkpoint {id} in {self._root}")
+        yield self._root / id
+
+    def delete(self, id: str) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self._root / id)
+
+    def where(self, id: str) -> str:
+        """Return the folder's path."""
+        return str(self._root / id)
+
+
+class RemoteStorage:
+    """Checkpoints behind one of Determined's storage managers, with a list of them kept here."""
+
+    def __init__(self, manager: Any, index: Path, prefix: str, place: str):
+        self._manager = manager
+        self._index = index
+        self._prefix = prefix
+        self._place = place
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Yield a temporary folder."""
+        with tempfile.TemporaryDirectory() as part:
+            yield Path(part)
+
+    def put(self, name: str, part: Path) -> str:
+        """Upload the folder; it counts from when the list names it."""
+        id = f"{self._prefix}{name}"
+        with self._named("written to"):
+            self._manager.upload(part, id)
+        metadata = json.loads((part / METADATA).read_text())
+        others = [stored for stored in self.list() if stored.id != id]
+        self._write_list([*others, Stored(id, metadata)])
+        return id
+
+    def list(self) -> list[Stored]:
+        """Return what the list names."""
+        if not self._index.is_file():
+            return []
+        found = [Stored(*entry) for entry in json.loads(self._index.read_text())]
+        return sorted(found, key=lambda stored: stored.metadata["steps_completed"])
+
+    @contextmanager
+    def open(self, id: str) -> Iterator[Path]:
+        """Download the checkpoint."""
+        with tempfile.TemporaryDirectory() as folder:
+            with self._named("read from"):
+                self._manager.download(id, folder)
+            yield Path(folder)
+
+    def delete(self, id: str) -> None:
+        """Remove the checkpoint there, and then from the list."""
+        with self._named("deleted from"):
+            self._manager.delete(id, ["**/*"])
+        self._write_list([stored for stored in self.list() if stored.id != id])
+
+    def where(self, id: str) -> str:
+        """Return the storage and the id in it."""
+        return f"{id} in {self._place}"
+
+    def _write_list(self, entries: Sequence[Stored]) -> None:
+        write_whole(self._index, json.dumps(entries, indent=2))
+
+    @contextmanager
+    def _named(self, deed: str) -> Iterator[None]:
+        try:
+            yield
+        # Each kind of storage fails in its own way; the place is what the user has to know.
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            message = f"checkpoints cannot be {deed} {self._place}: {reason}"
+            raise StorageError(message) from error
+
+
+def open_storage(
+    place: Mapping[str, Any], folder: Path, trial_id: str, build_manager: Any
+) -> Storage:
+    """Return the storage that a YAML's `checkpoint_storage` names; the run's folder if none."""
+    kind = place.get("type")
+    if kind is None:
+        return FolderStorage(folder / "checkpoints", trial_id)
+    if kind == "directory":
+        return FolderStorage(Path(place["container_path"]), trial_id, f"{trial_id}-")
+    if kind == "shared_fs":
+        root = Path(place["host_path"]) / place.get("storage_path", "")
+        return FolderStorage(root, trial_id, f"{trial_id}-")
+    where = " ".join(
+        str(place[key]) for key in ("bucket", "container", "endpoint_url") if key in place
+    )
+    try:
+        manager = build_manager(dict(place))
+    except Exception as error:
+        raise StorageError(f"{kind} storage {where} cannot be used: {error}") from error
+    return RemoteStorage(manager, folder / "checkpoints.json", f"{trial_id}-", f"{kind} {where}")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write the file so that a crash leaves the old one or the new one."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text)
+    _flush(part)
+    part.replace(path)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

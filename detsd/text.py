@@ -1,0 +1,129 @@
+"""Stable Diffusion's text encoders: the concepts added to them, and what they make of prompts."""
+
+import copy
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from detsd import tokens
+from detsd.concepts import Concept, ConceptError
+
+log = logging.getLogger(__name__)
+
+
+class Conditioning(NamedTuple):
+    """What the UNet is told of the prompts."""
+
+    states: torch.Tensor  # (prompts, 77, width)
+    pooled: torch.Tensor | None  # (prompts, width), SDXL only
+
+    def at(self, rows: torch.Tensor) -> "Conditioning":
+        """Return some of the rows, in any order."""
+        return Conditioning(self.states[rows], None if self.pooled is None else self.pooled[rows])
+
+
+class TextEncoder(NamedTuple):
+    """A tokenizer with its encoder; `key` is what concept files call it."""
+
+    key: str
+    tokenizer: Any
+    module: Any
+
+
+class PromptEncoder:
+    """One text encoder (SD 1.x, 2.x) or two (SDXL), and the concepts that they know."""
+
+    def __init__(self, encoders: Sequence[TextEncoder], device: torch.device):
+        self.encoders = tuple(encoders)
+        self.device = device
+        self.concepts: dict[str, int] = {}  # name → number of vectors
+        self._ids: dict[str, list[torch.Tensor]] = {}
+
+    def add_concept(self, concept: Concept) -> dict[str, nn.Parameter]:
+        """Make the concept's word usable in prompts; return its rows by encoder."""
+        keys = [encoder.key for encoder in self.encoders]
+        if sorted(concept.vectors) != sorted(keys):
+            raise ConceptError(
+                f"{concept.name} has vectors for {' and '.join(concept.vectors)}, this model takes "
+                f"them for {' and '.join(keys)}: it was made for another base model"
+            )
+        rows = {
+            key: tokens.add_concept(tokenizer, module, concept.name, concept.vectors[key])
+            for key, tokenizer, module in self.encoders
+        }
+        self.concepts[concept.name] = concept.num_vectors
+        self._ids.clear()
+        return rows
+
+    def initial_concept(self, name: str, words: str, num_vectors: int | None) -> Concept:
+        """Return the concept as it is before the first step: the vectors of its initializer."""
+        vectors = {
+            key: tokens.initial_vectors(tokenizer, module, words, num_vectors).cpu()
+            for key, tokenizer, module in self.encoders
+        }
+        return Concept(name, vectors, words)
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Encode the prompts, each distinct one once."""
+        distinct = list(dict.fromkeys(prompts))
+        rows = torch.tensor([distinct.index(prompt) for prompt in prompts], device=self.device)
+        return self.encode_ids(self.tokenize(distinct)).at(rows)
+
+    def tokenize(self, prompts: Sequence[str]) -> list[torch.Tensor]:
+        """Return the ids of the prompts, concepts expanded: (prompts, 77) for each encoder."""
+        for prompt in prompts:
+            if prompt not in self._ids:
+                self._ids[prompt] = self._tokenize(prompt)
+        columns = zip(*(self._ids[prompt] for prompt in prompts), strict=True)
+        return [torch.cat(column).to(self.device) for column in columns]
+
+    def encode_ids(self, ids: Sequence[torch.Tensor]) -> Conditioning:
+        """Return what the encoders make of `ids`, a tensor of them for each."""
+        if len(self.encoders) == 1:
+            return Conditioning(self.encoders[0].module(ids[0]).last_hidden_state, None)
+        # SDXL was trained on the last layer but one of both, and on the second's pooled state.
+        outputs = [
+            encoder.module(column, output_hidden_states=True)
+            for encoder, column in zip(self.encoders, ids, strict=True)
+        ]
+        states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+        return Conditioning(states, outputs[-1].text_embeds)
+
+    def merged(self) -> list[TextEncoder]:
+        """Return the encoders with plain embeddings, concepts included, sharing these weights."""
+        return [
+            TextEncoder(key, copy.deepcopy(tokenizer), _with_plain_embedding(module))
+            for key, tokenizer, module in self.encoders
+        ]
+
+    def _tokenize(self, prompt: str) -> list[torch.Tensor]:
+        expanded = tokens.expand(prompt, self.concepts)
+        tokenizer = self.encoders[0].tokenizer
+        full = tokenizer(expanded, truncation=False, verbose=False).input_ids
+        if len(full) > tokenizer.model_max_length:
+            cut = tokenizer.decode(full[tokenizer.model_max_length - 1 : -1])
+            log.warning("the prompt %r is too long; its end is not seen: %r", prompt, cut)
+        return [
+            encoder.tokenizer(
+                expanded,
+                padding="max_length",
+                max_length=encoder.tokenizer.model_max_length,
+                truncation=True,
+                return_tensors="pt",
+            ).input_ids
+            for encoder in self.encoders
+        ]
+
+
+def _with_plain_embedding(encoder: Any) -> Any:
+    table = encoder.get_input_embeddings()
+    if not isinstance(table, tokens.ConceptEmbedding):
+        return encoder
+    tensors = [*encoder.parameters(), *encoder.buffers()]
+    twin = copy.deepcopy(encoder, {id(tensor): tensor for tensor in tensors})  # same weights
+    twin.set_input_embeddings(table.merged())
+    twin.config.vocab_size = twin.get_input_embeddings().num_embeddings
+    return twin

@@ -1,0 +1,49 @@
+"""How well the concepts are learnt so far: the loss on fixed samples, and how far they moved."""
+
+import logging
+
+import torch
+
+from detsd.batches import Batch
+from detsd.loss import denoising_loss
+from detsd.model import StableDiffusion
+from detsd.run import Run
+
+log = logging.getLogger(__name__)
+
+# Below this share of its first length a concept has hardly left its initializer.
+HARDLY_MOVED = 0.01
+
+
+@torch.no_grad()
+def validation_loss(run: Run) -> float:
+    """Return the plain denoising loss on a fixed set of pictures, timesteps and noise."""
+    total = torch.zeros((), device=run.trial.device)
+    for batch in run.batches.validation(run.trial.rank, run.trial.size):
+        total += _batch_loss(run.model, batch)
+    return run.trial.total(total).item()
+
+
+def _batch_loss(model: StableDiffusion, batch: Batch) -> torch.Tensor:
+    conditioning = model.encode_prompts(batch.captions)
+    return denoising_loss(
+        lambda noisy, steps: model.predict(noisy, steps, conditioning, batch.origins),
+        batch.latents,
+        batch.noise,
+        batch.timesteps,
+        model.schedule,
+        batch.weights,
+    )
+
+
+def conclude(run: Run) -> None:
+    """Say, with figures, whether anything was learnt."""
+    if run.first_loss is None or run.loss is None:
+        return
+    moved = run.method.moved()
+    log.info("the concepts moved by %.1f%% of their first length", 100 * moved)
+    if moved < HARDLY_MOVED:
+        log.warning("that is hardly at all: more steps, or a higher training.learning_rate?")
+    log.info("the validation loss went from %.4f to %.4f", run.first_loss, run.loss)
+    if run.loss >= run.first_loss:
+        log.warning("it did not fall: more steps, or a lower training.learning_rate?")
