@@ -204,6 +204,19 @@ def read_metadata(checkpoint: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
+def download(uuid: str) -> Path:
+    """Return the folder of a Determined checkpoint, downloaded when it is first asked for."""
+    from determined.experimental import client
+
+    folder = Path.home() / ".cache" / "detsd" / "checkpoints" / uuid
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as part:
+            client.get_checkpoint(uuid).download(str(Path(part) / uuid))
+            (Path(part) / uuid).replace(folder)
+    return folder
+
+
 @contextmanager
 def open_trial() -> Iterator[Trial]:
     """Join the trial that this process was started for on a cluster."""

@@ -1,0 +1,103 @@
+"""The two names that notebooks written for the earlier example import."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detsd import finetune
+from detsd.concepts import ConceptError, read_concepts
+from detsd.config import ModelConfig, hub_token
+from detsd.config.inference import SCHEDULER_DEFAULTS
+from detsd.model import load_model
+from detsd.sampler import Settings, build_scheduler
+from detsd.tokens import expand
+from detsd.trial import download
+
+
+class DetSDTextualInversionTrainer:
+    """Trains on a cluster."""
+
+    @classmethod
+    def train_on_cluster(cls) -> None:
+        """Run the trial that this process was started for."""
+        finetune.main()
+
+
+class DetSDTextualInversionPipeline:
+    """Diffusers' pipeline with learnt concepts in it."""
+
+    def __init__(
+        self,
+        learned_embeddings_filename: str = "learned_embeddings_dict.pt",
+        scheduler_name: str = "pndm",
+        beta_start: float = 0.00085,
+        beta_end: float = 0.012,
+        beta_schedule: str = "scaled_linear",
+        other_scheduler_kwargs: Mapping[str, Any] | None = None,
+        pretrained_model_name_or_path: str = "CompVis/stable-diffusion-v1-4",
+        device: str = "cuda",
+        use_fp16: bool = True,
+        disable_progress_bar: bool = False,
+    ):
+        self._file_name = learned_embeddings_filename
+        self._quiet = disable_progress_bar
+        self._model = load_model(
+            ModelConfig(pretrained_model_name_or_path=pretrained_model_name_or_path),
+            torch.device(device),
+            # A CPU computes half precision in fp32 anyway, and says nothing of it.
+            precision="fp16" if use_fp16 and device != "cpu" else "fp32",
+            forward_process={
+                "beta_start": beta_start,
+                "beta_end": beta_end,
+                "beta_schedule": beta_schedule,
+            },
+            token=hub_token(os.environ),
+        )
+        self._model.vae.to(self._model.device, self._model.unet.dtype)
+        arguments = {**SCHEDULER_DEFAULTS[scheduler_name], **(other_scheduler_kwargs or {})}
+        self._settings = Settings(scheduler_name, arguments, steps=50)
+        self._pipeline: Any = None
+
+    @property
+    def all_added_concepts(self) -> list[str]:
+        """The concepts that prompts may name."""
+        return list(self._model.concepts)
+
+    def load_from_checkpoint_dir(
+        self, checkpoint_dir: str | Path, learned_embeddings_filename: str | None = None
+    ) -> None:
+        """Add the concepts of a checkpoint, all of them or, if one is known already, none."""
+        folder = Path(checkpoint_dir)
+        name = learned_embeddings_filename or self._file_name
+        places = [place for place in (folder / name, folder / "export" / name) if place.is_file()]
+        concepts = read_concepts(places[0] if places else folder)
+        for concept in concepts:
+            if concept.name in self._model.concepts:
+                raise ConceptError(f"{folder}: {concept.name} was added before")
+        for concept in concepts:
+            self._model.add_concept(concept)
+        self._pipeline = None
+
+    def load_from_uuids(self, uuids: str | Sequence[str]) -> None:
+        """Add the concepts of Determined checkpoints."""
+        for uuid in [uuids] if isinstance(uuids, str) else uuids:
+            self.load_from_checkpoint_dir(download(uuid))
+
+    def __call__(self, **kwargs: Any) -> Any:
+        """Return the output of diffusers' pipeline; `prompt` may name the concepts."""
+        if self._pipeline is None:
+            scheduler = build_scheduler(self._model, self._settings)
+            self._pipeline = self._model.pipeline(scheduler)
+            self._pipeline.set_progress_bar_config(disable=self._quiet)
+        for key in ("prompt", "negative_prompt"):
+            if kwargs.get(key):
+                kwargs[key] = self._expand(kwargs[key])
+        return self._pipeline(**kwargs)
+
+    def _expand(self, prompt: str | Sequence[str]) -> str | list[str]:
+        if isinstance(prompt, str):
+            return expand(prompt, self._model.concepts)
+        return [expand(one, self._model.concepts) for one in prompt]
