@@ -53,8 +53,7 @@ def _count(text: str) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Obey the command line; return the exit code."""
     given = parser().parse_args(arguments)
-    from detsd.config import ConfigError
-    from detsd.launcher import LockError
+    from detsd import console
     from detsd.local import run_file
 
     try:
@@ -65,8 +64,10 @@ def main(arguments: list[str] | None = None) -> int:
             processes=given.processes,
             warm_start=given.warm_start,
         )
-    except (ConfigError, LockError) as error:
-        print(f"error: {error}".replace("\n", "\nerror: "), file=sys.stderr)
+    except Exception as error:
+        if not console.is_for_users(error):
+            raise
+        console.print_error(error)
         return 2
 
 

@@ -8,9 +8,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Each is harmless here: the project does without torchvision, and loads in a second.
-HARMLESS = ("requires torchvision", "clip_sample", "not have many workers")
-
 
 def speak(rank: int = 0) -> None:
     """Let the chief speak, and the others only of errors."""
@@ -45,8 +42,13 @@ def errors_in_a_line(rank: int = 0) -> Iterator[None]:
         if not is_for_users(error):
             traceback.print_exc()
         elif rank == 0:
-            print(f"error: {error}", file=sys.stderr)
+            print_error(error)
         sys.exit(1)
+
+
+def print_error(error: Exception) -> None:
+    """Print the message, each of its lines marked."""
+    print(f"error: {error}".replace("\n", "\nerror: "), file=sys.stderr)
 
 
 def is_for_users(error: Exception) -> bool:

@@ -64,16 +64,16 @@ class Launcher:
 
     def _wait(self) -> int:
         failed_at = None
-        while any(process.poll() is None for process in self._processes):
-            if any(process.returncode for process in self._processes):
+        while None in (codes := [process.poll() for process in self._processes]):
+            if any(codes):
                 failed_at = failed_at or time.monotonic()
                 if time.monotonic() > failed_at + GRACE:
                     break
             time.sleep(0.05)
-        codes = [process.returncode for process in self._processes if process.returncode]
         # A process that had nothing to save yet was simply ended.
-        codes = [code for code in codes if not (self.stopping and code == -signal.SIGTERM)]
-        return next((code if code > 0 else 128 - code for code in codes), 0)
+        ended = -signal.SIGTERM if self.stopping else 0
+        failures = [code for code in codes if code and code != ended]
+        return next((code if code > 0 else 128 - code for code in failures), 0)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.stopping:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -124,7 +125,9 @@ class StableDiffusion:
 
     def pipeline(self, scheduler: Any = None) -> Any:
         """Return diffusers' own pipeline over these weights, with the concepts merged in."""
-        scheduler = scheduler or DDPMScheduler.from_config(self.scheduler_config)
+        if scheduler is None:
+            kind = getattr(diffusers, self.scheduler_config.get("_class_name", "DDPMScheduler"))
+            scheduler = kind.from_config(self.scheduler_config)
         parts: dict[str, Any] = {"vae": self.vae, "unet": self.unet, "scheduler": scheduler}
         for encoder, suffix in zip(self.text.merged(), ("", "_2"), strict=False):
             parts[f"tokenizer{suffix}"] = encoder.tokenizer

@@ -14,10 +14,10 @@ Path = tuple[str, ...]
 
 def expand_grid(hparams: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return every point of the grid, the first axis slowest, as the master lists them."""
+    if not hparams:
+        return []  # as the master has it: no axis, no trial
     axes = list(_axes(hparams, ()))
     paths = [path for path, _ in axes]
-    if not axes:
-        return []
     return [
         _nest(zip(paths, values, strict=True))
         for values in itertools.product(*(values for _, values in axes))
@@ -36,6 +36,7 @@ def trials_in_order(hparams: Mapping[str, Any], searcher: str) -> list[dict[str,
                     for name in drawn
                 ]
             )
+        return expand_grid(hparams) or [{}]
     return expand_grid(hparams)[::-1]
 
 

@@ -56,7 +56,7 @@ class TrainingConfig(Section):
     """Samples at once on a device; as many as fit when absent. It changes memory, not results."""
     optimizer_name: Literal["adam", "adamw", "sgd"] = "adam"
     """Which optimizer steps the learnt vectors."""
-    learning_rate: NotNegative = 5e-4
+    learning_rate: Annotated[Number, Field(ge=0, le=1e6)] = 5e-4
     """Before `scale_lr` multiplies it."""
     other_optimizer_kwargs: Extra = Field(default_factory=dict)
     """More arguments of the optimizer: `betas`, `weight_decay`, …"""

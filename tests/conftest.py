@@ -1,0 +1,129 @@
+"""Tiny real models, a few pictures, and a command line to run on them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from demo.tiny_model import FAMILIES, build
+from detsd.config import ModelConfig
+from detsd.model import StableDiffusion, load_model
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """The last bits of a result depend on the number of threads."""
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder for each family."""
+    root = tmp_path_factory.mktemp("models")
+    return {family: build(root / family, family) for family in FAMILIES}
+
+
+@pytest.fixture
+def load(models: dict[str, Path]) -> Callable[..., StableDiffusion]:
+    """Load a fresh tiny model of a family."""
+
+    def load_family(family: str, **arguments: Any) -> StableDiffusion:
+        config = ModelConfig(pretrained_model_name_or_path=str(models[family]))
+        return load_model(config, torch.device("cpu"), **arguments)
+
+    return load_family
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of five small pictures, all different."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(5):
+        noise = np.random.default_rng(number).integers(0, 256, (20, 24 + number, 3))
+        Image.fromarray(noise.astype(np.uint8)).save(folder / f"on_a_wall_{number}.png")
+    return folder
+
+
+@pytest.fixture
+def hparams(models: dict[str, Path], pictures: Path) -> dict[str, Any]:
+    """Hyperparameters of a run that takes a second."""
+    return {
+        "model": {"pretrained_model_name_or_path": str(models["sd1"])},
+        "concepts": {
+            "concept_strs": "det-logo",
+            "initializer_strs": "brain logo, sharp lines",
+            "learnable_properties": "object",
+            "img_dirs": str(pictures),
+        },
+        "training": {
+            "num_sgd_steps": 6,
+            "checkpoint_freq": 2,
+            "metric_report_freq": 2,
+            "gradient_accumulation_steps": 2,
+        },
+        "inference": {"generate_training_images": False},
+    }
+
+
+@pytest.fixture
+def experiment(hparams: dict[str, Any]) -> dict[str, Any]:
+    """An experiment YAML around them."""
+    return {
+        "name": "test",
+        "entrypoint": "python3 -m determined.launch.torch_distributed python3 -m detsd.finetune",
+        "searcher": {"name": "single", "metric": "loss"},
+        "resources": {"slots_per_trial": 2},
+        "hyperparameters": hparams,
+    }
+
+
+class CommandLine:
+    """`python -m detsd run` in a folder of its own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def write(self, experiment: dict[str, Any], name: str = "job.yaml") -> Path:
+        path = self.folder / name
+        path.write_text(yaml.safe_dump(experiment))
+        return path
+
+    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "detsd", "run", *arguments],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def __call__(self, *arguments: str, code: int = 0, **variables: str) -> str:
+        process = self.start(*arguments, **variables)
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == code, output
+        return output
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> CommandLine:
+    """The command line, in the test's folder."""
+    return CommandLine(tmp_path)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a metrics.jsonl."""
+    return [json.loads(line) for line in path.read_text().splitlines()]

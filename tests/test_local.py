@@ -1,0 +1,317 @@
+"""The command line: runs, refusals, kills, signals, and what the folder holds after them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from detsd.config import ConfigError
+from detsd.launcher import environment
+from detsd.local import apply_change, hide_secrets
+from tests.conftest import ROOT, read_lines
+from tests.trials import changed, exports, last, rows
+
+RICH = {
+    "concepts__flip_p": 0.5,
+    "concepts__crop_scale": [0.8, 1.0],
+    "concepts__crop_variants": 2,
+    "training__num_sgd_steps": 40,
+    "training__checkpoint_freq": 2,
+}
+
+
+def wait_for(condition, process=None, seconds=60):
+    for _ in range(seconds * 20):
+        if condition():
+            return
+        assert process is None or process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    raise AssertionError("it did not happen")
+
+
+def ranks_of(folder: Path) -> list[int]:
+    """Return the processes that hold the run folder's lock open."""
+    lock = str((folder / ".lock").resolve())
+    holders = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            held = {str(path.readlink()) for path in (process / "fd").iterdir()}
+        except OSError:
+            continue
+        if lock in held:
+            holders.append(int(process.name))
+    return holders
+
+
+def checkpoints(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
+
+
+def test_a_run_leaves_everything_in_its_folder(cli, experiment):
+    experiment["hyperparameters"]["inference"] = {
+        "inference_prompts": ["a det-logo"],
+        "num_inference_steps": 2,
+    }
+    experiment["environment"] = {"environment_variables": ["HF_TOKEN=hf_very_secret"]}
+    output = cli(str(cli.write(experiment)))
+    folder = cli.folder / "runs" / "job"
+    assert checkpoints(folder) == ["step-000002", "step-000004", "step-000006"]
+    assert {line["group"] for line in read_lines(folder / "metrics.jsonl")} == {
+        "training",
+        "validation",
+    }
+    assert len(list(folder.glob("samples/*/*.png"))) == 4
+    assert list(folder.glob("tensorboard/events*"))
+    assert yaml.safe_load((folder / "config.yaml").read_text())["name"] == "test"
+    assert "step-000006" in output
+    for path in folder.rglob("*"):
+        assert path.is_dir() or b"very_secret" not in path.read_bytes()
+    again = cli(str(cli.folder / "job.yaml"))
+    assert "nothing is left to do" in again
+    assert "very_secret" not in output + again
+
+
+@pytest.mark.parametrize(("family", "processes"), [("sd1", 1), ("sdxl", 2)])
+def test_a_run_killed_at_any_moment_ends_where_a_straight_one_does(
+    cli, models, experiment, family, processes
+):
+    hparams = changed(
+        experiment["hyperparameters"],
+        **RICH,
+        model__pretrained_model_name_or_path=str(models[family]),
+    )
+    file = str(cli.write({**experiment, "hyperparameters": hparams}))
+    arguments = (file, "--processes", str(processes), "--out")
+    cli(*arguments, "straight")
+    killed = cli.folder / "killed"
+    for count, victim in ((2, "launcher"), (7, "rank")):
+        process = cli.start(*arguments, "killed")
+        wait_for(lambda count=count: len(checkpoints(killed)) >= count, process)
+        if victim == "launcher":
+            process.kill()
+        else:
+            os.kill(max(pid for pid in ranks_of(killed) if pid != process.pid), signal.SIGKILL)
+        process.communicate()
+        assert process.returncode != 0
+        wait_for(lambda: not ranks_of(killed))  # none is left behind
+    cli(*arguments, "killed")
+    assert exports(killed) == exports(cli.folder / "straight")
+    assert checkpoints(killed) == checkpoints(cli.folder / "straight")
+    assert not list(killed.glob("checkpoints/.*"))
+
+
+def test_processes_split_the_work_and_not_the_result(cli, experiment):
+    longer = changed(
+        experiment["hyperparameters"], training__num_sgd_steps=20, training__checkpoint_freq=10
+    )
+    file = str(cli.write({**experiment, "hyperparameters": longer}))
+    cli(file, "--out", "1")
+    whole = rows(cli.folder / "1")["det-logo"]
+    for count in (2, 3):
+        cli(file, "--out", str(count), "--processes", str(count))
+        assert torch.allclose(rows(cli.folder / str(count))["det-logo"], whole, atol=1e-5)
+    # A run begun with two goes on with one, and with more than there are samples.
+    cli(file, "--out", "mixed", "--processes", "2", "--set", "training.num_sgd_steps=10")
+    output = cli(file, "--out", "mixed", "--processes", "5")
+    assert "number of processes was 2" in output
+    assert torch.allclose(rows(cli.folder / "mixed")["det-logo"], whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_leaves_cleanly(cli, experiment, number):
+    many = changed(
+        experiment["hyperparameters"],
+        training__num_sgd_steps=100000,
+        training__checkpoint_freq=1000,
+    )
+    file = str(cli.write({**experiment, "hyperparameters": many}))
+    folder = cli.folder / "out"
+    process = cli.start(file, "--out", "out", "--processes", "2")
+    wait_for(
+        lambda: (folder / "metrics.jsonl").is_file() and read_metrics_count(folder) > 3, process
+    )
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert "stopped at step" in output
+    assert "Traceback" not in output
+    assert len(checkpoints(folder)) == 1
+    assert not ranks_of(folder)
+
+
+def read_metrics_count(folder: Path) -> int:
+    return len((folder / "metrics.jsonl").read_text().splitlines())
+
+
+def test_a_second_run_in_a_folder_is_refused_and_a_second_interrupt_is_obeyed_at_once(
+    cli, experiment
+):
+    many = changed(experiment["hyperparameters"], training__num_sgd_steps=100000)
+    file = str(cli.write({**experiment, "hyperparameters": many}))
+    process = cli.start(file, "--out", "out")
+    wait_for(lambda: checkpoints(cli.folder / "out"), process)
+    refusal = cli(file, "--out", "out", code=2)
+    assert "another run" in refusal
+    assert str(process.pid) in refusal
+    (rank,) = (pid for pid in ranks_of(cli.folder / "out") if pid != process.pid)
+    os.kill(rank, signal.SIGSTOP)  # it cannot save: only the second one ends this
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert not ranks_of(cli.folder / "out")
+
+
+def test_a_grid_runs_every_point_and_keeps_what_the_rules_say(cli, experiment):
+    experiment["searcher"] = {"name": "grid", "metric": "loss"}
+    experiment["checkpoint_storage"] = {"save_trial_best": 0, "save_trial_latest": 1}
+    experiment["hyperparameters"]["training"]["learning_rate"] = {
+        "type": "categorical",
+        "vals": [0.001, 0.0],
+    }
+    cli(str(cli.write(experiment)), "--out", "grid")
+    rates = []
+    for name in ("trial-001", "trial-002"):
+        folder = cli.folder / "grid" / name
+        assert checkpoints(folder) == ["step-000006"]
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        rates.append(config["hyperparameters"]["training"]["learning_rate"])
+    assert rates == [0.0, 0.001]  # from the end of the list, as the master does
+
+
+def test_a_directory_storage_is_shared_by_runs(cli, experiment):
+    store = cli.folder / "store"
+    experiment["checkpoint_storage"] = {"type": "directory", "container_path": str(store)}
+    file = str(cli.write(experiment))
+    cli(file, "--out", "a")
+    cli(file, "--out", "b", "--set", "training.num_sgd_steps=2")
+    found = sorted(path.name for path in store.iterdir())
+    assert len(found) == 4
+    warm = next(name for name in found if name.endswith("step-000006"))
+    output = cli(file, "--out", "c", "--from", warm)
+    assert "det-logo starts from the checkpoint" in output
+
+
+def test_a_disk_that_refuses_is_one_line_and_the_checkpoint_before_stands(cli, experiment):
+    file = str(cli.write(experiment))
+    cli(file, "--out", "out", "--set", "training.num_sgd_steps=2")
+    output = cli(
+        *(file, "--out", "out"), code=1, PYTHONPATH=f"{full_disk(cli.folder)}{os.pathsep}{ROOT}"
+    )
+    assert "step 4 could not be saved: " in output
+    assert "No space left" in output
+    assert "Traceback" not in output
+    assert checkpoints(cli.folder / "out") == ["step-000002"]
+    assert not list((cli.folder / "out").glob("checkpoints/.*"))
+    cli(file, "--out", "out")
+    assert last(cli.folder / "out").name == "step-000006"
+
+
+def full_disk(folder: Path) -> Path:
+    """Return a folder whose sitecustomize makes writing a checkpoint fail as a full disk does."""
+    place = folder / "full"
+    place.mkdir()
+    (place / "sitecustomize.py").write_text(
+        "import errno, os\n"
+        "flush = os.fsync\n"
+        "def refuse(descriptor):\n"
+        "    if 'checkpoints' in os.readlink(f'/proc/self/fd/{descriptor}'):\n"
+        "        raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        "    flush(descriptor)\n"
+        "os.fsync = refuse\n"
+    )
+    return place
+
+
+def test_a_typo_is_reported_without_loading_anything(cli, experiment):
+    experiment["hyperparameters"]["training"]["lerning_rate"] = 1
+    file = cli.write(experiment)
+    output = cli(str(file), code=2)
+    assert output == "error: training.lerning_rate: unknown; did you mean learning_rate?\n"
+    loaded = "import sys; from detsd.__main__ import main; main(['run', sys.argv[1]]); "
+    check = f"{loaded}assert not {{'torch', 'diffusers', 'transformers'}} & set(sys.modules)"
+    command = [sys.executable, "-c", check, str(file)]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "a mapping is wanted"),
+        ("a: [1", "is not valid YAML"),
+        ("a: 1\na: 2", "duplicate key"),
+        ("- 1", "a mapping is wanted"),
+        ("hyperparameters: {}", "concepts: missing"),
+        ("hyperparameters: {a: 1}\nentrypoint: python3 train.py", "entrypoint: one of"),
+        ("hyperparameters: {a: 1}\nsearchr: {}", "searchr: unknown; did you mean searcher?"),
+        ("hyperparameters: {}\nresources: {slots_per_trial: two}", "resources.slots_per_trial"),
+    ],
+)
+def test_a_broken_file_is_refused_in_a_line(cli, text, said):
+    (cli.folder / "bad.yaml").write_text(text)
+    output = cli("bad.yaml", code=2)
+    assert said in output
+    assert "Traceback" not in output
+
+
+def test_a_folder_without_a_usable_picture_is_refused_before_the_model_is_loaded(
+    cli, experiment, pictures
+):
+    for path in pictures.iterdir():
+        path.write_bytes(b"")
+    output = cli(str(cli.write(experiment)), "--processes", "2", code=1)
+    assert "on_a_wall_0.png: is empty: skipped" in output
+    assert output.count("holds no picture that can be used") == 1
+    assert "Traceback" not in output
+
+
+def test_changes_are_read_as_yaml_and_may_leave_hyperparameters_out():
+    raw: dict = {"hyperparameters": {"training": {"num_sgd_steps": 1}}, "resources": None}
+    apply_change(raw, "training.num_sgd_steps=5e-4")
+    apply_change(raw, "hyperparameters.concepts.img_dirs=[a, b]")
+    apply_change(raw, "resources.slots_per_trial=3")
+    assert raw == {
+        "hyperparameters": {
+            "training": {"num_sgd_steps": 5e-4},
+            "concepts": {"img_dirs": ["a", "b"]},
+        },
+        "resources": {"slots_per_trial": 3},
+    }
+    for broken in ("training", "=1", "training.num_sgd_steps.deep=1", "training.x=[1"):
+        with pytest.raises(ConfigError, match="--set"):
+            apply_change(raw, broken)
+
+
+def test_secrets_are_not_written_down():
+    config = {
+        "environment": {"environment_variables": ["HF_TOKEN=abc", "A=b"]},
+        "checkpoint_storage": {"type": "s3", "secret_key": "s", "access_key": "a", "bucket": "b"},
+    }
+    hidden = hide_secrets(config)
+    assert hidden["environment"]["environment_variables"] == ["HF_TOKEN=****", "A=b"]
+    assert hidden["checkpoint_storage"] == {
+        **{"type": "s3", "secret_key": "****", "access_key": "****", "bucket": "b"}
+    }
+
+
+def test_variables_of_the_shell_win_over_those_of_the_yaml():
+    found = environment({"A": "shell", "RANK": "9"}, {"A": "yaml", "B": "yaml"}, 1, 2)
+    assert (found["A"], found["B"], found["RANK"], found["WORLD_SIZE"]) == (
+        "shell",
+        "yaml",
+        "1",
+        "2",
+    )
+
+
+def test_help_loads_nothing():
+    check = "import sys; from detsd.__main__ import parser; parser().format_help(); "
+    check += "assert not {'torch', 'pydantic', 'determined'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=True)
