@@ -1,9 +1,15 @@
 """Teach Stable Diffusion new words: the public names, each loaded when it is first used."""
 
+import logging
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
+
+# The project does without torchvision; that transformers falls back to Pillow is meant.
+logging.getLogger("transformers.utils.import_utils").addFilter(
+    lambda record: "requires torchvision" not in record.getMessage()
+)
 
 # Diffusers takes seconds to import; a typo in a YAML should not wait for it.
 _HOMES = {
@@ -15,7 +21,7 @@ _HOMES = {
     "read_concepts": "concepts",
     "write_concepts": "concepts",
 }
-__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> Any:

@@ -177,7 +177,7 @@ class ClusterTrial(Trial):
 
     def shown(self, name: str, step: int) -> bool:
         """Take it that an earlier attempt, whose files are not here, has shown its pictures."""
-        return step > 0
+        return 0 < step <= self._first_step
 
     def tensorboard(self) -> Path:
         """Return the folder that Determined uploads."""
