@@ -14,8 +14,12 @@ Background = Callable[[Random], Image.Image]
 # Read after the name of what is on them.
 BACKGROUNDS: dict[str, Background] = {
     "on_a_textured_wall_painted_red": surfaces.painted_wall,
-    "on_white_marble_with_grey_veins": partial(surfaces.marble, colours="#8d9096 #dcdde0 #f3f3f3 #fcfcfc"),
-    "on_black_marble_with_golden_veins": partial(surfaces.marble, colours="#e0b458 #3a3024 #17171a #1f1f24"),
+    "on_white_marble_with_grey_veins": partial(
+        surfaces.marble, colours="#8d9096 #dcdde0 #f3f3f3 #fcfcfc"
+    ),
+    "on_black_marble_with_golden_veins": partial(
+        surfaces.marble, colours="#e0b458 #3a3024 #17171a #1f1f24"
+    ),
     "on_a_red_brick_wall": surfaces.bricks,
     "on_brown_wooden_planks": partial(surfaces.planks, browns="#8a5a33 #7b4e2a #96643a #835530"),
     "on_rough_grey_concrete": surfaces.concrete,

@@ -53,7 +53,9 @@ def tartan(random: Random) -> Image.Image:
     return lit(Image.blend(lengthwise, crosswise, 0.5), 0.9 + 0.2 * stripes(ACROSS + DOWN, 70))
 
 
-def dots(random: Random, ground: str, colour: str, count: int, radius: Field | float) -> Image.Image:
+def dots(
+    random: Random, ground: str, colour: str, count: int, radius: Field | float
+) -> Image.Image:
     """Discs in slanted rows; radius in spacings."""
     right, below = ACROSS + DOWN, DOWN - ACROSS
     distance = np.hypot(stripes(right, count) - 0.5, stripes(below, count) - 0.5)

@@ -93,7 +93,6 @@ def test_a_const_is_its_value(value: Any) -> None:
     assert values(type="const", val=value) == [value]
 
 
-# BUG search.py:23: {} is taken for an axis without a name, and _nest fails on it.
 def test_without_hyperparameters_there_is_no_trial() -> None:
     assert expand_grid({}) == []
     assert trials_in_order({}, "grid") == []
@@ -135,7 +134,7 @@ def test_the_earlier_examples_grid_has_24_trials_from_the_end() -> None:
         ({"type": "categorical", "vals": "ab"}, "hyperparameters.x.a.vals: "),
         ({"type": "integer"}, "hyperparameters.x.a.type: one of const, categorical"),
         ({"type": ["int"]}, "hyperparameters.x.a.type: "),
-        # BUG search.py:93: base is not read as the other numbers are.
+        # BUG search.py:76: base is not read as the other numbers are.
         ({"type": "log", "minval": 1, "maxval": 2, "count": 1, "base": "e"}, "x.a.base: "),
     ],
 )
