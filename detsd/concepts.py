@@ -61,6 +61,8 @@ def write_concepts(folder: Path, concepts: Sequence[Concept]) -> None:
             "num_vectors": concept.num_vectors,
             **concept.about,
         }
+        if not is_a_file_name(concept.name):
+            raise ConceptError(f"{concept.name!r} cannot be a concept's name: it names its file")
         save_file(
             _tensors(concept),
             folder / file_name(concept),
@@ -108,17 +110,19 @@ def _read_safetensors(path: Path, name: str | None) -> Concept:
             tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ConceptError(f"{path}: is no safetensors file, or a damaged one ({error})") from None
-    named = about.get("name") or name
+    if not isinstance(about, dict):
+        raise ConceptError(f"{path}: its metadata is damaged, found {about!r} for {METADATA_KEY}")
+    own = about.get("name")
     if tensors and set(tensors) <= set(ENCODERS):
-        vectors = tensors
+        called, vectors = own or path.stem, tensors
     elif len(tensors) == 1:
         token, tensor = tensors.popitem()
-        named, vectors = name or about.get("name") or token, {"clip_l": tensor}
+        called, vectors = own or token, {"clip_l": tensor}
     else:
         raise ConceptError(
             f"{path}: one tensor, or clip_l and clip_g, are wanted; found {[*tensors]}"
         )
-    return _checked(path, named or path.stem, vectors, about.pop("initializer", ""), about)
+    return _checked(path, name or called, vectors, about.pop("initializer", ""), about)
 
 
 def _read_earlier(path: Path) -> list[Concept]:
@@ -145,10 +149,17 @@ def _by_encoder(value: Any) -> dict[str, torch.Tensor]:
 def _checked(
     path: Path, name: str, vectors: dict[str, torch.Tensor], initializer: str, about: dict[str, Any]
 ) -> Concept:
+    if not is_a_file_name(name):
+        raise ConceptError(f"{path}: {name!r} cannot be a concept's name: it names its file too")
     shapes = {key: tuple(value.shape) for key, value in vectors.items()}
-    if len({shape[0] for shape in shapes.values()}) != 1 or any(
-        len(s) != 2 for s in shapes.values()
-    ):
+    well_formed = all(len(shape) == 2 and all(shape) for shape in shapes.values())
+    if not well_formed or len({shape[0] for shape in shapes.values()}) != 1:
         raise ConceptError(f"{path}: (vectors, width) is wanted of {name}, found {shapes}")
     floats = {key: value.to(torch.float32, copy=True) for key, value in vectors.items()}
     return Concept(name, floats, initializer, about)
+
+
+def is_a_file_name(name: object) -> bool:
+    """Return whether a file of that name lies where it is put."""
+    wrong = ("/", "\\", "\0")
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(wrong) & set(name)

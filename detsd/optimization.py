@@ -14,9 +14,12 @@ OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch
 def build_optimizer(config: TrainingConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """Return the optimizer that the config asks for."""
     kind = OPTIMIZERS[config.optimizer_name]
+    arguments = config.other_optimizer_kwargs
     try:
-        return kind(groups, lr=config.learning_rate, **config.other_optimizer_kwargs)
-    except (TypeError, ValueError) as error:
+        if "betas" in arguments and len(arguments["betas"]) != 2:
+            raise ValueError(f"betas: two numbers are wanted, found {arguments['betas']}")
+        return kind(groups, lr=config.learning_rate, **arguments)
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:
         raise ConfigError([f"training.other_optimizer_kwargs: {error}"]) from None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from detsd.config import ConceptsConfig, ConfigError, Folder
+from detsd.words import named
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def picture_prompts(
     for caption in captions:
         if "{}" in caption:
             prompts.append(caption.replace("{}", word))
-        elif word.casefold() in caption.casefold():
+        elif named(caption, [word]):
             prompts.append(caption)
         else:
             prompts += (f"{template.format(word)}, {caption}" for template in templates)
@@ -123,7 +124,8 @@ def _read_jsonl(path: Path, known: set[str]) -> dict[str, tuple[str, ...]]:
     captions: dict[str, tuple[str, ...]] = {}
     if not path.is_file():
         return captions
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+    # Not splitlines: JSON allows line separators of Unicode inside its strings.
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
         if line.strip():
             name, caption = _read_entry(line, f"{path}:{number}")
             if name not in known:

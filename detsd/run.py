@@ -151,11 +151,8 @@ def _batches(
     size = config.concepts.img_size or model.size
     if size % model.vae_factor:
         raise ConfigError([f"concepts.img_size: {size} is no multiple of {model.vae_factor}"])
-    seed = config.training.train_seed
     with model.vae_awake():
-        latents = cache_latents(
-            examples, model.encode_images, config.concepts, size, seed, trial.deal
-        )
+        latents = cache_latents(examples, model.encode_images, config.concepts, size, trial.deal)
     return Batches(
         examples,
         type(latents)(*(column.to(trial.device) for column in latents)),
@@ -164,7 +161,7 @@ def _batches(
         or _micro_batch_size(model, -(-batch_size // trial.size)),
         num_timesteps=len(model.schedule.alphas_cumprod),
         flip_p=config.concepts.flip_p,
-        seed=seed,
+        seed=config.training.train_seed,
     )
 
 

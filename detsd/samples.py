@@ -10,6 +10,7 @@ from detsd.gallery import sheet
 from detsd.model import StableDiffusion
 from detsd.sampler import Request, Settings, generate
 from detsd.trial import Trial
+from detsd.words import named
 
 
 class Samples:
@@ -64,7 +65,7 @@ def missing_samples(config: InferenceConfig, trial: Trial, step: int) -> dict[st
 
 def names_no_concept(prompts: Sequence[str], words: Sequence[str]) -> list[str]:
     """Return the prompts in which none of the words stands."""
-    return [p for p in prompts if not any(w.casefold() in p.casefold() for w in words)]
+    return [prompt for prompt in prompts if not named(prompt, words)]
 
 
 def _name(place: int, prompt: str) -> str:

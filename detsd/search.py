@@ -73,7 +73,7 @@ def _spread(parameter: Mapping[str, Any], kind: str, where: str) -> list[Any]:
         return [_round(x) for x in _even(low, high, min(count, int(high - low) + 1))]
     if kind == "double":
         return _even(low, high, count)
-    base = float(parameter.get("base", 10))
+    base = _number({"base": 10, **parameter}, "base", where)
     return [base**x for x in _even(low, high, count)]
 
 

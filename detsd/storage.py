@@ -53,9 +53,14 @@ class FolderStorage:
         self._trial_id = trial_id
         self._prefix = prefix
         self._part = f".part-{trial_id}"
-        self._root.mkdir(parents=True, exist_ok=True)
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"cannot hold checkpoints ({error.strerror})"
+            raise StorageError(f"{self._root} {reason}") from error
         # What a killed run left half-written; a run has its folder to itself.
-        shutil.rmtree(self._root / self._part, ignore_errors=True)
+        for left in self._root.glob(f"{self._part}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -72,7 +77,8 @@ class FolderStorage:
         for path in sorted(part.rglob("*")):
             _flush(path)
         final = self._root / f"{self._prefix}{name}"
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():
+            self.delete(final.name)
         part.replace(final)
         _flush(self._root)
         return final.name
@@ -80,7 +86,7 @@ class FolderStorage:
     def list(self) -> list[Stored]:
         """Read the metadata of every checkpoint here, and keep this trial's."""
         found = [
-            Stored(path.parent.name, json.loads(path.read_text()))
+            Stored(path.parent.name, _read_metadata(path))
             for path in self._root.glob(f"*/{METADATA}")
             if not path.parent.name.startswith(".")
         ]
@@ -95,8 +101,10 @@ class FolderStorage:
         yield self._root / id
 
     def delete(self, id: str) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self._root / id)
+        """Hide the folder, then remove it: nothing half-removed is ever listed."""
+        doomed = self._root / f"{self._part}-{id}"
+        (self._root / id).replace(doomed)
+        shutil.rmtree(doomed)
 
     def where(self, id: str) -> str:
         """Return the folder's path."""
@@ -187,6 +195,15 @@ def open_storage(
     except Exception as error:
         raise StorageError(f"{kind} storage {where} cannot be used: {error}") from error
     return RemoteStorage(manager, folder / "checkpoints.json", f"{trial_id}-", f"{kind} {where}")
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    # What strangers keep in a shared folder may be anything; ours was written whole.
+    try:
+        metadata = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -50,6 +50,8 @@ class PromptEncoder:
                 f"{concept.name} has vectors for {' and '.join(concept.vectors)}, this model takes "
                 f"them for {' and '.join(keys)}: it was made for another base model"
             )
+        for key, tokenizer, module in self.encoders:  # all of them, before the first is changed
+            tokens.check_concept(tokenizer, module, concept.name, concept.vectors[key])
         rows = {
             key: tokens.add_concept(tokenizer, module, concept.name, concept.vectors[key])
             for key, tokenizer, module in self.encoders

@@ -1,8 +1,5 @@
-"""A concept in one tokenizer and text encoder: its tokens, its rows, its place in prompts."""
+"""A concept in one tokenizer and text encoder: its tokens and its rows."""
 
-import re
-from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,6 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from detsd.concepts import ConceptError
+from detsd.words import expand as expand
+from detsd.words import piece, pieces
 
 LONGEST_PROMPT = 75  # of CLIP's 77 tokens, less the start and the end
 
@@ -61,14 +60,8 @@ def initial_vectors(
 
 def add_concept(tokenizer: Any, encoder: Any, name: str, vectors: torch.Tensor) -> nn.Parameter:
     """Give the tokenizer the concept's pieces and the encoder its rows; return the rows."""
+    check_concept(tokenizer, encoder, name, vectors)
     table = encoder.get_input_embeddings()
-    width = table.weight.shape[1]
-    if vectors.shape[1] != width:
-        raise ConceptError(
-            f"{name} has vectors of width {vectors.shape[1]}, this model's text encoder takes "
-            f"{width}: it was made for another base model"
-        )
-    _refuse_known_word(tokenizer, name)
     if not isinstance(table, ConceptEmbedding):
         table = ConceptEmbedding(table.weight.detach(), len(tokenizer))
         encoder.set_input_embeddings(table)
@@ -78,54 +71,20 @@ def add_concept(tokenizer: Any, encoder: Any, name: str, vectors: torch.Tensor) 
     return rows
 
 
-def _refuse_known_word(tokenizer: Any, name: str) -> None:
+def check_concept(tokenizer: Any, encoder: Any, name: str, vectors: torch.Tensor) -> None:
+    """Refuse a concept that this encoder cannot take."""
+    width = encoder.get_input_embeddings().weight.shape[1]
+    if vectors.shape[1] != width:
+        raise ConceptError(
+            f"{name} has vectors of width {vectors.shape[1]}, this model's text encoder takes "
+            f"{width}: it was made for another base model"
+        )
     vocabulary = tokenizer.get_vocab()
-    for known in (name, name.lower(), f"{name.lower()}</w>", piece(name, 0)):
+    added = {token.lower() for token in tokenizer.get_added_vocab()}
+    if piece(name, 0).lower() in added:
+        raise ConceptError(
+            f"{name} was added before, in this or another case; prompts ignore it: choose another"
+        )
+    for known in (name, name.lower(), f"{name.lower()}</w>"):
         if known in vocabulary:
             raise ConceptError(f"{name} is a word that the tokenizer knows already; choose another")
-
-
-def piece(name: str, number: int) -> str:
-    """Return the token of one of a concept's vectors; diffusers leaves such names alone."""
-    return f"<{name}:{number}>"
-
-
-def pieces(name: str, count: int) -> list[str]:
-    """Return the tokens of all of a concept's vectors."""
-    return [piece(name, number) for number in range(count)]
-
-
-def expand(prompt: str, num_vectors: Mapping[str, int]) -> str:
-    """Put each concept's pieces where its name stands; a second time changes nothing."""
-    by_name = {name.casefold(): name for name in num_vectors}
-
-    def replace(match: re.Match[str]) -> str:
-        if match["name"] is None:
-            return match[0]
-        name = by_name[match["name"].casefold()]
-        return " ".join(pieces(name, num_vectors[name]))
-
-    return _pattern(tuple(num_vectors)).sub(replace, prompt) if num_vectors else prompt
-
-
-def named(prompt: str, names: Mapping[str, int]) -> set[str]:
-    """Return the concepts that a prompt names."""
-    found = _pattern(tuple(names)).finditer(prompt) if names else ()
-    by_name = {name.casefold(): name for name in names}
-    return {by_name[match["name"].casefold()] for match in found if match["name"]}
-
-
-@lru_cache(maxsize=8)
-def _pattern(names: tuple[str, ...]) -> re.Pattern[str]:
-    # A piece is matched first, and left alone; then the longest name; and a name only where it
-    # is a word of its own, so that det-logo is not found in det-logo-demo or in det-logos.
-    longest_first = sorted(names, key=len, reverse=True)
-    anything = "|".join(re.escape(name) for name in longest_first)
-    bounded = "|".join(_bounded(name) for name in longest_first)
-    return re.compile(rf"<(?:{anything}):\d+>|(?P<name>{bounded})", re.IGNORECASE)
-
-
-def _bounded(name: str) -> str:
-    before = r"(?<!\w)(?<!\w-)" if name[0].isalnum() else ""
-    after = r"(?!-?\w)" if name[-1].isalnum() else ""
-    return f"{before}{re.escape(name)}{after}"

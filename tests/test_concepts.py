@@ -111,7 +111,6 @@ def test_another_tools_file_is_called_as_asked_or_by_its_token(tmp_path: Path) -
     assert read_concepts(tmp_path / "file name.safetensors", name="mine")[0].name == "mine"
 
 
-# BUG concepts.py:111: our own file of two encoders keeps its name whatever is asked for.
 @pytest.mark.parametrize("vectors", [None, SDXL], ids=["one encoder", "two encoders"])
 def test_our_own_file_is_called_as_asked(tmp_path: Path, vectors: Any) -> None:
     write_concepts(tmp_path, [concept(vectors=vectors)])
@@ -185,7 +184,6 @@ def test_a_truncated_file_is_refused_by_name(tmp_path: Path, name: str, share: f
     [
         {"a": torch.rand(2, 3, 4)},
         {"a": torch.rand(8)},
-        # BUG concepts.py:149: a 0-d tensor is an IndexError, and no vectors at all are let through.
         {"a": torch.tensor(1.0)},
         {"a": torch.rand(0, 8)},
         {"a": torch.rand(2, 8), "b": torch.rand(2, 8)},
@@ -201,7 +199,6 @@ def test_tensors_that_are_no_concept_are_refused(tmp_path: Path, tensors: Any) -
         read_concepts(tmp_path / "odd.safetensors")
 
 
-# BUG concepts.py:107: metadata under our key that is JSON but no mapping is an AttributeError.
 @pytest.mark.parametrize("text", ["{broken", "[]", '"text"'])
 def test_damaged_metadata_is_refused(tmp_path: Path, text: str) -> None:
     save_file({"a": torch.rand(2, 8)}, tmp_path / "odd.safetensors", metadata={"detsd": text})
@@ -233,7 +230,6 @@ def test_a_place_without_a_concept_is_refused(tmp_path: Path) -> None:
             read_concepts(path)
 
 
-# BUG concepts.py:116: a stranger's token becomes a file name, and so a place outside the folder.
 @pytest.mark.parametrize("token", ["../outside", "a/b"])
 def test_a_strangers_file_cannot_name_a_place_to_write_to(tmp_path: Path, token: str) -> None:
     save_file({token: torch.rand(2, 8)}, tmp_path / "a.safetensors")

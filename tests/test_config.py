@@ -87,8 +87,6 @@ def test_extra_arguments_are_merged_over_the_defaults(read: Read, line: str) -> 
 
 
 # What the YAML says => what the error does. Two lines fail:
-# BUG config/finetune.py:110: keys of two types cannot be sorted; a TypeError leaves `read`.
-# BUG config/concepts.py:57: a lone brace is let through, and str.format fails on it later.
 BROKEN = """
 training: {lerning_rate: 1} => training.lerning_rate: unknown; did you mean learning_rate?
 training: {flip_p: 0.5} => training.flip_p: unknown; did you mean
@@ -142,7 +140,6 @@ def test_without_concepts_there_is_no_config(values: Any) -> None:
         read_config(FinetuneConfig, values)
 
 
-# BUG config/concepts.py:163: an own `key: []` of num_vectors or templates passes as absent.
 @pytest.mark.parametrize("key", ["concept_strs", "img_dirs", "num_vectors", "templates"])
 def test_an_empty_list_is_refused(read: Read, key: str) -> None:
     with pytest.raises(ConfigError, match=f"concepts.{key}: "):
@@ -171,7 +168,6 @@ def test_a_scalar_stands_for_a_list_of_one(read: Read, pictures: Path) -> None:
     assert read(inference={"inference_prompts": "a"}).inference.prompts == ("a",)
 
 
-# BUG config/concepts.py:128: the words come in the order of their last mention.
 def test_a_word_of_several_folders_is_learnt_once(read: Read, pictures: Path) -> None:
     folders = [str(pictures), str(pictures.parent), str(pictures)]
     lists = {"concept_strs": ["b-b", "a-a", "b-b"], "initializer_strs": ["x", "y", "x"]}
@@ -209,8 +205,6 @@ environment: {environment_variables: {cuda: [A]}} => NAME=VALUE is wanted
 """
 
 
-# BUG config/experiment.py:72: the last line but one shows pydantic's inner name of the union.
-# BUG config/experiment.py:75: the last line is not refused, and `variables` fails on it.
 @pytest.mark.parametrize("line", REFUSED_EXPERIMENTS.strip().splitlines())
 def test_an_experiment_is_refused_by_the_name_of_its_key(line: str) -> None:
     section, said = line.split(" => ")

@@ -112,7 +112,7 @@ def test_every_variant_of_every_example_is_kept(
         shapes.append(pixels.shape)
         return encode(pixels)
 
-    latents = cache_latents(read_examples(config), watched, config, 16, seed=1)
+    latents = cache_latents(read_examples(config), watched, config, 16)
     assert latents.mean.shape == latents.std.shape == (5, variants, 4, 8, 8)
     assert latents.origins.shape == (5, variants, 4)
     assert shapes == [(1, 3, 16, 16)] * 5 * variants
@@ -121,21 +121,18 @@ def test_every_variant_of_every_example_is_kept(
 
 def test_the_second_half_of_the_variants_mirrors_the_first(pictures: Path) -> None:
     config = concepts(pictures, flip_p=0.1, crop_scale=[0.5, 1], crop_variants=3)
-    latents = cache_latents(
-        read_examples(config), lambda pixels: (pixels, pixels), config, 16, seed=1
-    )
+    latents = cache_latents(read_examples(config), lambda pixels: (pixels, pixels), config, 16)
     assert torch.equal(latents.mean[:, 3:], latents.mean[:, :3].flip(-1))
 
 
-def test_crops_follow_the_seed(pictures: Path) -> None:
+def test_the_crops_of_a_picture_differ_and_are_the_same_in_every_run(pictures: Path) -> None:
     config = concepts(pictures, crop_scale=[0.5, 0.6], crop_variants=4)
     examples = read_examples(config)
-    one, same, other = (
-        cache_latents(examples, lambda pixels: (pixels, pixels), config, 16, seed)
-        for seed in (1, 1, 2)
+    one, same = (
+        cache_latents(examples, lambda pixels: (pixels, pixels), config, 16) for _ in range(2)
     )
     assert torch.equal(one.mean, same.mean)
-    assert not torch.equal(one.mean, other.mean)
+    assert len(one.mean[0].flatten(1).unique(dim=0)) == 4
 
 
 def test_the_result_does_not_depend_on_who_deals_the_work(pictures: Path, encode: Any) -> None:
@@ -145,8 +142,8 @@ def test_the_result_does_not_depend_on_who_deals_the_work(pictures: Path, encode
 
     config = concepts(pictures, flip_p=0.5, crop_scale=[0.8, 1], crop_variants=2)
     examples = read_examples(config)
-    plain = cache_latents(examples, encode, config, 16, 1)
-    dealt = cache_latents(examples, encode, config, 16, 1, backwards)
+    plain = cache_latents(examples, encode, config, 16)
+    dealt = cache_latents(examples, encode, config, 16, backwards)
     assert all(torch.equal(a, b) for a, b in zip(plain, dealt, strict=True))
 
 
@@ -157,7 +154,7 @@ def test_without_a_center_crop_the_whole_picture_is_squeezed(tmp_path: Path) -> 
     left = {}
     for center_crop in (True, False):
         config = concepts(tmp_path, center_crop=center_crop)
-        pixels = cache_latents(read_examples(config), lambda p: (p, p), config, 16, 1).mean
+        pixels = cache_latents(read_examples(config), lambda p: (p, p), config, 16).mean
         left[center_crop] = pixels[0, 0, :, 8, 0].round().tolist()
     assert left == {True: [1, -1, -1], False: [-1, -1, 1]}
 

@@ -95,7 +95,6 @@ def test_the_learning_rate_reaches_every_group() -> None:
         ("adam", {"eps": "tiny"}),
         ("sgd", {"momentum": -1}),
         ("sgd", {"nesterov": True}),
-        # BUG optimization.py:19: an IndexError and a RuntimeError of torch are not caught, and
         # three betas are only found out by the first step.
         ("adam", {"betas": [0.9]}),
         ("adam", {"betas": [0.9, 0.99, 0.999]}),

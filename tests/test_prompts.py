@@ -72,7 +72,6 @@ def test_a_file_name_is_said_when_asked_for(config: Any, keys: Any, name: str, w
         (["the Det-Logo at noon", "x {}"], "", ("the Det-Logo at noon", "x det-logo")),
         (["at noon"], "", ("a det-logo, at noon", "my det-logo, at noon")),
         (["{0} {x}"], "", ("a det-logo, {0} {x}", "my det-logo, {0} {x}")),
-        # BUG prompts.py:81: a name inside another word is taken for the concept, and the prompt
         # that is left names nothing to learn (tokens.expand finds det-logo in none of these).
         (["det-logos"], "", ("a det-logo, det-logos", "my det-logo, det-logos")),
         (["a det-logo-demo"], "", ("a det-logo, a det-logo-demo", "my det-logo, a det-logo-demo")),
@@ -106,7 +105,6 @@ def test_a_sidecar_goes_before_captions_jsonl(pictures: Path) -> None:
     assert captions(pictures) == {"0": ("sidecar",), "1": ("first", "second")}
 
 
-# BUG prompts.py:126: str.splitlines cuts at separators that JSON allows inside a text.
 @pytest.mark.parametrize("separator", ["\u2028", "\u0085"])
 def test_only_a_newline_ends_a_line_of_captions(pictures: Path, separator: str) -> None:
     line = f'{{"file_name": "on_a_wall_0.png", "text": "one{separator}two"}}\n'

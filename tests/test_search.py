@@ -134,7 +134,6 @@ def test_the_earlier_examples_grid_has_24_trials_from_the_end() -> None:
         ({"type": "categorical", "vals": "ab"}, "hyperparameters.x.a.vals: "),
         ({"type": "integer"}, "hyperparameters.x.a.type: one of const, categorical"),
         ({"type": ["int"]}, "hyperparameters.x.a.type: "),
-        # BUG search.py:76: base is not read as the other numbers are.
         ({"type": "log", "minval": 1, "maxval": 2, "count": 1, "base": "e"}, "x.a.base: "),
     ],
 )

@@ -121,7 +121,6 @@ def test_other_trials_checkpoints_are_left_alone(folder: FolderStorage) -> None:
     assert (steps(folder), steps(other)) == ([5], [7])
 
 
-# BUG storage.py:83: any metadata.json in a shared folder is read, and must be what ours is.
 @pytest.mark.parametrize("text", ["", '{"trial_id": "o', "[]", "{}", '{"steps_completed": 3}'])
 def test_a_strangers_metadata_is_passed_over(folder: FolderStorage, text: str) -> None:
     stranger = Path(folder.where("0b7a"))
@@ -136,7 +135,6 @@ def die_after_one_file(path: Path, **_: Any) -> None:
     raise KeyboardInterrupt
 
 
-# BUG storage.py:99: a kill while files are being removed leaves half a checkpoint in the list.
 def test_a_kill_while_deleting_leaves_no_half(
     folder: FolderStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,7 +200,6 @@ def test_the_yaml_says_where_checkpoints_go(tmp_path: Path) -> None:
         assert (tmp_path / wanted / "metadata.json").is_file()
 
 
-# BUG storage.py:56: a folder that cannot be made is a bare OSError, not a StorageError.
 def test_a_place_that_cannot_be_a_folder_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     place = {"type": "directory", "container_path": str(tmp_path / "file")}

@@ -8,14 +8,8 @@ import torch
 
 from detsd.concepts import ConceptError
 from detsd.model import StableDiffusion
-from detsd.tokens import (
-    ConceptEmbedding,
-    add_concept,
-    expand,
-    initial_vectors,
-    named,
-    pieces,
-)
+from detsd.tokens import ConceptEmbedding, add_concept, initial_vectors
+from detsd.words import expand, named, pieces
 
 NUMBERS = {
     "det-logo": 2,
@@ -58,7 +52,6 @@ def test_a_name_is_expanded_where_it_is_a_word_of_its_own(prompt: str, wanted: s
     assert bool(named(prompt, NUMBERS)) == (wanted is not None)
 
 
-# BUG tokens.py:105: IGNORECASE takes ı, İ and ſ for i and s, casefold does not: a KeyError.
 @pytest.mark.parametrize("prompt", ["a pıcasso", "a pİcasso", "a PICAſſO", "a picaßo"])
 def test_no_letter_of_another_alphabet_stops_a_prompt(prompt: str) -> None:
     assert expand(prompt, {"picasso": 1}) in (prompt, "a <picasso:0>")
@@ -113,7 +106,6 @@ def test_a_concept_is_added_once(encoder: Any) -> None:
         add_concept(tokenizer, module, "det-logo", torch.rand(2, width(module)))
 
 
-# BUG tokens.py:83: concepts from files do not pass the config; expand then knows only the last.
 def test_a_name_that_differs_only_in_case_is_refused(encoder: Any) -> None:
     tokenizer, module = encoder
     add_concept(tokenizer, module, "det-logo", torch.rand(2, width(module)))

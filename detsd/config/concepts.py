@@ -48,13 +48,15 @@ def _not_blank(text: str) -> str:
 
 
 def _a_folder(path: Path) -> Path:
+    path = path.expanduser()
     if not path.is_dir():
         raise ValueError("is not a folder" if path.exists() else "no such folder")
     return path
 
 
 def _a_template(template: str) -> str:
-    if template.count("{}") != 1 or "{" in template.replace("{}", ""):
+    rest = template.replace("{}", "", 1)
+    if rest == template or "{" in rest or "}" in rest:
         raise ValueError("a template holds {} once, where the concept goes")
     return template
 
@@ -125,7 +127,8 @@ class ConceptsConfig(Section):
         """The words to learn, each once, in the order written."""
         counts = _spread(self.num_vectors, len(self.concept_strs))
         rows = zip(self.concept_strs, self.initializer_strs, counts, strict=True)
-        return tuple({row[0]: Word(*row) for row in reversed(list(rows))}.values())[::-1]
+        # A word named twice means the same both times: `disagreements` has seen to it.
+        return tuple(dict.fromkeys(Word(*row) for row in rows))
 
     @cached_property
     def folders(self) -> tuple[Folder, ...]:
@@ -145,9 +148,9 @@ class ConceptsConfig(Section):
         entries = max(lengths.values(), default=0)
         for key, values in (
             ("num_vectors", _listed(raw.get("num_vectors"))),
-            ("templates", _template_lists(raw.get("templates")) or []),
+            ("templates", _listed(_template_lists(raw.get("templates")))),
         ):
-            if isinstance(values, list) and len(values) not in (0, 1, entries):
+            if raw.get(key) is not None and len(values) not in (1, entries):
                 wanted = f"one entry a folder ({entries}) or a single one is wanted"
                 yield key, f"{wanted}, found {len(values)}"
         words = [word for word in lists["concept_strs"] if isinstance(word, str)]
@@ -176,5 +179,5 @@ def _same_but_for_case(words: list[str]) -> Iterator[tuple[str, str]]:
 def _two_meanings(words: list[str], key: str, values: list[Any]) -> Iterator[tuple[str, str]]:
     seen: dict[str, Any] = {}
     for word, value in zip(words, values, strict=False):
-        if seen.setdefault(word, value) != value:
+        if str(seen.setdefault(word, value)) != str(value):  # 3 and "3" mean the same
             yield key, f"{word} is named twice, with {seen[word]!r} and {value!r}; they must agree"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from detsd.config.read import Integer, Listed, Section
 
@@ -66,14 +66,19 @@ def _an_assignment(line: str) -> str:
     return line
 
 
+def _all_groups(value: Any) -> Any:
+    # A cluster takes the group of the agent's kind; here that of the CPU, then that of the GPU.
+    if isinstance(value, Mapping) and all(isinstance(group, list) for group in value.values()):
+        return [line for kind in sorted(value) for line in value[kind]]
+    return [] if value is None else [value] if isinstance(value, str) else value
+
+
 class Environment(Section):
     """What the processes find around them."""
 
-    environment_variables: (
-        Annotated[tuple[Annotated[str, AfterValidator(_an_assignment)], ...], Listed]
-        | dict[str, tuple[str, ...]]
-        | None
-    ) = None
+    environment_variables: Annotated[
+        tuple[Annotated[str, AfterValidator(_an_assignment)], ...], BeforeValidator(_all_groups)
+    ] = ()
     """NAME=VALUE lines; a variable that is already set outside wins."""
     image: Any = None
     pod_spec: Any = None
@@ -87,9 +92,7 @@ class Environment(Section):
     @property
     def variables(self) -> dict[str, str]:
         """The variables by name."""
-        given = self.environment_variables or ()
-        groups = given.values() if isinstance(given, dict) else [given]
-        return dict(line.split("=", 1) for lines in groups for line in lines)
+        return dict(line.split("=", 1) for line in self.environment_variables)
 
 
 class CheckpointStorage(Section):

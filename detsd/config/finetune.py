@@ -107,7 +107,7 @@ class TrainingConfig(Section):
         known = OPTIMIZER_ARGUMENTS.get(str(raw.get("optimizer_name", "adam")))
         given = raw.get("other_optimizer_kwargs")
         if known and isinstance(given, Mapping):
-            for key in sorted(set(given) - known):
+            for key in sorted(str(key) for key in set(given) - known):
                 yield f"other_optimizer_kwargs.{key}", f"unknown; known: {', '.join(sorted(known))}"
 
 
