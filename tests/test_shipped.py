@@ -1,0 +1,126 @@
+"""What the repository ships: YAMLs that are valid, pictures that are there, honest pins."""
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+import detsd
+from detsd.config import Experiment, FinetuneConfig, read
+from detsd.local import make_plan
+from tests.conftest import ROOT
+
+# Written for the earlier example: its names, and no others.
+EARLIER = """
+name: detsd_finetune
+entrypoint: python3 -m determined.launch.torch_distributed python3 finetune.py
+searcher:
+  name: single
+  metric: loss
+  max_length: 500
+resources:
+  slots_per_trial: 2
+max_restarts: 1
+environment:
+    environment_variables:
+        - HF_AUTH_TOKEN=YOUR_HF_AUTH_TOKEN_HERE
+checkpoint_storage:
+    save_trial_latest: 5
+hyperparameters:
+    model:
+        pretrained_model_name_or_path: CompVis/stable-diffusion-v1-4
+    concepts:
+        learnable_properties: [object]
+        concept_strs: [det-logo]
+        initializer_strs: ["brain logo, concept art"]
+        img_dirs: [det_logos]
+    training:
+        train_batch_size: 1
+        gradient_accumulation_steps: 4
+        optimizer_name: adam
+        learning_rate: 5e-4
+        checkpoint_freq: 2
+        metric_report_freq: 2
+    inference:
+        generate_training_images: True
+        num_pipeline_calls: 1
+        num_inference_steps: 2
+        other_inference_scheduler_kwargs: {}
+        inference_prompts:
+          - a watercolor painting on textured paper of a det-logo using soft strokes
+"""
+
+
+@pytest.mark.parametrize("name", ["finetune_const.yaml", "finetune_const_advanced.yaml"])
+def test_a_shipped_yaml_is_valid_and_says_how_to_run_it(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / name).read_text()
+    assert f"det e create {name} ." in text
+    assert f"python -m detsd run {name}" in text
+    plan = make_plan(Path(name), [], None)
+    assert plan.entry == ("detsd.finetune", "finetune")
+
+
+def test_the_advanced_yaml_has_every_key():
+    written = yaml.safe_load((ROOT / "finetune_const_advanced.yaml").read_text())
+    for section, field in FinetuneConfig.model_fields.items():
+        assert written["hyperparameters"][section].keys() == set(field.annotation.model_fields)
+
+
+def test_an_earlier_yaml_runs_unchanged_but_for_the_model(cli, models):
+    (cli.folder / "det_logos").symlink_to(ROOT / "det_logos")
+    (cli.folder / "old.yaml").write_text(EARLIER)
+    output = cli(
+        "old.yaml",
+        *("--set", f"model.pretrained_model_name_or_path={models['sd1']}"),
+        *("--set", "searcher.max_length=4"),
+    )
+    assert "placeholder" in output
+    assert (cli.folder / "runs/old/checkpoints/step-000004/export").is_dir()
+
+
+def test_the_pictures_are_forty_or_more_and_named_as_captions():
+    pictures = sorted((ROOT / "det_logos").iterdir())
+    assert len(pictures) >= 40
+    for path in pictures:
+        assert re.fullmatch(r"[a-z]+(_[a-z]+){2,}\.jpg", path.name)
+        with Image.open(path) as image:
+            assert image.size == (512, 512)
+
+
+def test_the_pictures_can_be_drawn_again(tmp_path):
+    subprocess.run([sys.executable, "-m", "demo.draw_logos", tmp_path], cwd=ROOT, check=True)
+    drawn, kept = ({p.name for p in folder.iterdir()} for folder in (tmp_path, ROOT / "det_logos"))
+    assert drawn == kept
+
+
+def test_the_pins_are_those_of_this_environment():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = dict(
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
+    for requirement in project["dependencies"]:
+        name = re.split(r"[>=]", requirement)[0]
+        pinned = {key.lower(): value for key, value in pins.items()}[name]
+        assert importlib.metadata.version(name).split("+")[0] == pinned
+    assert project["version"] == detsd.__version__
+
+
+def test_the_startup_hook_is_sound():
+    subprocess.run(["bash", "-n", "startup-hook.sh"], cwd=ROOT, check=True)
+    text = (ROOT / "startup-hook.sh").read_text()
+    assert "exit" not in text.replace("# ", "")  # it is sourced: it would end the container
+
+
+def test_an_experiment_needs_nothing_but_hyperparameters():
+    experiment = read(Experiment, {"hyperparameters": {}})
+    assert experiment.resources.slots_per_trial == 1
+    assert experiment.checkpoint_storage.place == {}
