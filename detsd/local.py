@@ -12,7 +12,7 @@ from ruamel.yaml.error import YAMLError
 from detsd.config import ConfigError, Experiment, FinetuneConfig, read
 from detsd.config.read import Section
 from detsd.launcher import Launcher, locked
-from detsd.runfolder import identify, open_checkpoints
+from detsd.runfolder import open_checkpoints
 from detsd.search import trials_in_order
 from detsd.storage import write_whole
 
@@ -60,7 +60,8 @@ def run_file(
         launcher = Launcher(lock)
         for point, folder in zip(plan.points, plan.folders, strict=True):
             keep_config(folder, {**plan.raw, "hyperparameters": point})
-            identify(folder)  # before several processes ask for it at once
+            # This also gives the folder its identity, before several processes ask for it.
+            open_checkpoints(plan.experiment.checkpoint_storage.place, folder).check()
             task = _task(plan, point, folder, warm_start)
             code = launcher.run(task, count, plan.experiment.environment.variables)
             if code or launcher.stopping:

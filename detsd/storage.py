@@ -44,6 +44,9 @@ class Storage(Protocol):
     def where(self, id: str) -> str:
         """Return where a person finds the checkpoint."""
 
+    def check(self) -> None:
+        """Refuse a place that cannot be written, before hours of work depend on it."""
+
 
 class FolderStorage:
     """Checkpoints as folders of one folder, which may hold other trials' too."""
@@ -110,6 +113,15 @@ class FolderStorage:
         """Return the folder's path."""
         return str(self._root / id)
 
+    def check(self) -> None:
+        """Make a hidden folder and remove it."""
+        try:
+            with self.scratch():
+                pass
+        except OSError as error:
+            reason = f"cannot hold checkpoints ({error.strerror})"
+            raise StorageError(f"{self._root} {reason}") from error
+
 
 class RemoteStorage:
     """Checkpoints behind one of Determined's storage managers, with a list of them kept here."""
@@ -156,6 +168,13 @@ class RemoteStorage:
         with self._named("deleted from"):
             self._manager.delete(id, ["**/*"])
         self._write_list([stored for stored in self.list() if stored.id != id])
+
+    def check(self) -> None:
+        """Write a small file and remove it."""
+        with self.scratch() as part, self._named("written to"):
+            (part / "check.txt").write_text("detsd")
+            self._manager.upload(part, f"{self._prefix}check")
+            self._manager.delete(f"{self._prefix}check", ["**/*"])
 
     def where(self, id: str) -> str:
         """Return the storage and the id in it."""
