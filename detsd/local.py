@@ -9,7 +9,7 @@ import yaml
 from determined.common.util import yaml_safe_load
 from ruamel.yaml.error import YAMLError
 
-from detsd.config import ConfigError, Experiment, FinetuneConfig, read
+from detsd.config import ConfigError, Experiment, FinetuneConfig, GridConfig, read
 from detsd.config.read import Section
 from detsd.launcher import Launcher, locked
 from detsd.runfolder import open_checkpoints
@@ -21,6 +21,8 @@ CONFIG = "config.yaml"
 ENTRIES: dict[str, tuple[type[Section], tuple[str, str]]] = {
     "detsd.finetune": (FinetuneConfig, ("detsd.finetune", "finetune")),
     "finetune.py": (FinetuneConfig, ("detsd.finetune", "finetune")),
+    "detsd.grid": (GridConfig, ("detsd.grid", "generate_grid")),
+    "generate.py": (GridConfig, ("detsd.grid", "generate_grid")),
 }
 HIDDEN = "****"
 SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "KEY")

@@ -12,7 +12,7 @@ LEVELS = (
     {"launcher", "prompts", "text", "search", "optimization", "meter", "retention", "foldertrial"},
     {"data", "model", "rank"},
     {"batches", "sampler"},
-    {"methods", "samples", "generate"},
+    {"methods", "samples", "generate", "grid"},
     {"resume"},
     {"run"},
     {"validation"},

@@ -3,6 +3,7 @@
 from detsd.config.concepts import ConceptsConfig, Folder, Word
 from detsd.config.experiment import Experiment
 from detsd.config.finetune import FinetuneConfig, ModelConfig, TrainingConfig
+from detsd.config.grid import GridConfig
 from detsd.config.hub import hub_token
 from detsd.config.inference import InferenceConfig
 from detsd.config.read import ConfigError, read
@@ -13,6 +14,7 @@ __all__ = [
     "Experiment",
     "FinetuneConfig",
     "Folder",
+    "GridConfig",
     "InferenceConfig",
     "ModelConfig",
     "TrainingConfig",
