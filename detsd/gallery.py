@@ -7,13 +7,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 MARGIN = 8
 FONT_SIZE = 14
+LEAST_SIDE = 128
+LEAST_WIDTH = 400  # so that a title is read in few lines
 
 
 def sheet(images: Sequence[Image.Image], columns: int, title: str = "") -> Image.Image:
     """Return one picture of all the images, row by row, under a title."""
+    images = [_legible(image) for image in images]
     width, height = images[0].size
     rows = -(-len(images) // columns)
-    full_width = columns * (width + MARGIN) + MARGIN
+    full_width = max(columns * (width + MARGIN) + MARGIN, LEAST_WIDTH)
     lines = _wrap(title, full_width - 2 * MARGIN)
     top = MARGIN + len(lines) * (FONT_SIZE + 4)
     page = Image.new("RGB", (full_width, top + rows * (height + MARGIN)), "white")
@@ -24,6 +27,12 @@ def sheet(images: Sequence[Image.Image], columns: int, title: str = "") -> Image
         row, column = divmod(place, columns)
         page.paste(image, (MARGIN + column * (width + MARGIN), top + row * (height + MARGIN)))
     return page
+
+
+def _legible(image: Image.Image) -> Image.Image:
+    """Return a tiny model's picture in larger pixels, any other as it is."""
+    times = max(1, LEAST_SIDE // min(image.size))
+    return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
 
 
 def _wrap(title: str, width: int) -> list[str]:
