@@ -64,6 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
             processes=given.processes,
             warm_start=given.warm_start,
         )
+    except KeyboardInterrupt:  # before there was anything to save
+        return 130
     except Exception as error:
         if not console.is_for_users(error):
             raise

@@ -7,6 +7,9 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 
 
 def speak(rank: int = 0) -> None:
@@ -34,16 +37,30 @@ def hush_loading() -> None:
 
 
 @contextmanager
-def errors_in_a_line(rank: int = 0) -> Iterator[None]:
-    """End the process with one readable message for what a user can mend."""
+def errors_in_a_line(said: Path | None = None) -> Iterator[None]:
+    """End the process with one readable message for what a user can mend.
+
+    Several processes may fail alike: the first that makes the file `said` speaks for all.
+    """
     try:
         yield
     except Exception as error:
-        if not is_for_users(error):
+        if is_for_users(error):
+            if _is_first(said):
+                print_error(error)
+        # Gloo's and NCCL's words for it: the process that failed says why.
+        elif not any(words in str(error) for words in PEER_IS_GONE):
             traceback.print_exc()
-        elif rank == 0:
-            print_error(error)
         sys.exit(1)
+
+
+def _is_first(said: Path | None) -> bool:
+    try:
+        if said is not None:
+            said.touch(exist_ok=False)
+    except OSError:
+        return False
+    return True
 
 
 def print_error(error: Exception) -> None:

@@ -29,7 +29,10 @@ ADVICE = (
 def finetune(trial: Trial) -> None:
     """Teach the trial's model its concepts."""
     config = read(FinetuneConfig, trial.hparams)
-    check_scheduler(sample_settings(config.inference), "inference.other_inference_scheduler_kwargs")
+    if config.inference.prompts:
+        where = "inference.other_inference_scheduler_kwargs"
+        settings = sample_settings(config.inference)
+        check_scheduler(settings, where, config.training.forward_process)
     for prompt in names_no_concept(config.inference.prompts, config.concepts.concept_strs):
         log.info("the inference prompt %r names no concept: drawn for comparison", prompt)
     examples = read_examples(config.concepts)
@@ -95,19 +98,24 @@ def accumulate_gradients(run: Run) -> dict[str, torch.Tensor]:
     """Take the step's micro-batches forward and backward; if they do not fit, in smaller pieces."""
     while True:
         try:
-            losses: dict[str, torch.Tensor] = {}
-            for batch in run.batches.micro_batches(run.step, run.trial.rank, run.trial.size):
-                terms = run.method.losses(run.model, batch)
-                torch.stack(list(terms.values())).sum().backward()
-                # Each is this batch's share of a mean, so they add up, as the gradients do.
-                losses = {name: losses.get(name, 0) + t.detach() for name, t in terms.items()}
-            return losses
+            return _accumulate(run)
         except torch.OutOfMemoryError:
             if run.batches.micro_batch_size == 1:
                 raise
-            run.optimizer.zero_grad(set_to_none=True)
-            run.batches.halve()
-            log.info("out of memory: on with micro-batches of %d", run.batches.micro_batch_size)
+        # Out here the failed attempt's graph, which the error kept alive, is gone.
+        run.optimizer.zero_grad(set_to_none=True)
+        run.batches.halve()
+        log.info("out of memory: on with micro-batches of %d", run.batches.micro_batch_size)
+
+
+def _accumulate(run: Run) -> dict[str, torch.Tensor]:
+    losses: dict[str, torch.Tensor] = {}
+    for batch in run.batches.micro_batches(run.step, run.trial.rank, run.trial.size):
+        terms = run.method.losses(run.model, batch)
+        torch.stack(list(terms.values())).sum().backward()
+        # Each is this batch's share of the effective batch's mean, so they add up, as gradients do.
+        losses = {name: losses.get(name, 0) + term.detach() for name, term in terms.items()}
+    return losses
 
 
 def due(step: int, every: int, target: int) -> bool:
@@ -126,6 +134,7 @@ def save(run: Run) -> None:
     """Keep the run as it is: what others read in export/, what only it goes on from in resume/."""
     about = {"version": __version__, "base_model": run.base_model}
     noted = {
+        "base_model": run.base_model,
         "batch_size": run.batches.batch_size,
         "processes": run.trial.size,
         "first_loss": run.first_loss,
@@ -150,7 +159,7 @@ def main() -> None:
     rank = int(os.environ.get("RANK", 0))
     console.speak(rank)
     console.hush_loading()
-    with console.errors_in_a_line(rank), open_trial() as trial:
+    with console.errors_in_a_line(), open_trial() as trial:
         finetune(trial)
 
 

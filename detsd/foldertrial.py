@@ -50,6 +50,8 @@ class FolderTrial(Trial):
         stored = self._checkpoints.list()
         if stored:
             self._first_step = stored[-1].metadata["steps_completed"]
+            if self._warm_start is not None:
+                log.info("--from is not used: this run goes on from a checkpoint of its own")
             with self._checkpoints.open(stored[-1].id) as path:
                 self._take_back()
                 yield Checkpoint(path, True, self._first_step)

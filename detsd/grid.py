@@ -93,7 +93,7 @@ def main() -> None:
     rank = int(os.environ.get("RANK", 0))
     console.speak(rank)
     console.hush_loading()
-    with console.errors_in_a_line(rank), open_trial() as trial:
+    with console.errors_in_a_line(), open_trial() as trial:
         generate_grid(trial)
 
 

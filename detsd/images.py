@@ -110,7 +110,8 @@ def part(view: View, scale: float, across: float, down: float) -> View:
 def prepare(image: Image.Image, view: View, size: int, interpolation: str, flip: bool) -> Prepared:
     """Return `view` of the picture as a square of `size` pixels, mirrored if `flip`."""
     shrink = min(view.right - view.left, view.bottom - view.top) / size
-    origin = (image.height, image.width, round(view.top / shrink), round(view.left / shrink))
+    left = image.width - view.right if flip else view.left  # of the picture as it is then seen
+    origin = (image.height, image.width, round(view.top / shrink), round(left / shrink))
     method = INTERPOLATION[interpolation]
     square = image.resize((size, size), method, box=_within(view, image))
     square = ImageOps.mirror(square) if flip else square

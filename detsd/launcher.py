@@ -40,7 +40,12 @@ class Launcher:
         with tempfile.TemporaryDirectory() as folder:
             task = {**task, "rendezvous": f"file://{folder}/rendezvous"}
             try:
-                self._processes = [self._start(task, r, count, variables) for r in range(count)]
+                for rank in range(count):
+                    if self.stopping:
+                        return 0
+                    self._processes.append(self._start(task, rank, count, variables))
+                if self.stopping:  # asked for between the start of a process and its listing
+                    self._terminate()
                 return self._wait()
             finally:
                 self._kill()
@@ -77,10 +82,14 @@ class Launcher:
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.stopping:
-            self._kill()
+            for process in self._processes:
+                process.kill()  # and no waiting: that could hold a lock that this has interrupted
             os._exit(128 + number)
         self.stopping = True
         print("\nsaving and leaving; once more to leave at once", file=sys.stderr, flush=True)
+        self._terminate()
+
+    def _terminate(self) -> None:
         for process in self._processes:
             process.terminate()
 

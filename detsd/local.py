@@ -1,5 +1,8 @@
 """An experiment YAML without a cluster: its points one after another, each a trial in a folder."""
 
+import hashlib
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +29,7 @@ ENTRIES: dict[str, tuple[type[Section], tuple[str, str]]] = {
 }
 HIDDEN = "****"
 SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "KEY")
+VARIABLES = ("environment_variables",)
 SECRET_FIELDS = ("access_key", "secret_key", "connection_string", "credential")
 
 
@@ -44,7 +48,7 @@ class Plan:
         """The run folder of each point."""
         if len(self.points) == 1:
             return [self.folder]
-        return [self.folder / f"trial-{n:03d}" for n in range(1, len(self.points) + 1)]
+        return [self.folder / name for name in point_names(self.points)]
 
 
 def run_file(
@@ -57,6 +61,7 @@ def run_file(
 ) -> int:
     """Run the experiment of a YAML, or go on with it; return the exit code."""
     plan = make_plan(file, changes, out)
+    warm_start = find_checkpoint(warm_start) if warm_start else None
     count = processes or default_processes(plan.experiment.resources.slots_per_trial)
     with locked(plan.folder) as lock:
         launcher = Launcher(lock)
@@ -89,6 +94,20 @@ def make_plan(file: Path, changes: Sequence[str], out: Path | None) -> Plan:
     if problems:
         raise ConfigError(list(problems))
     return Plan(experiment, entry, raw, tuple(points), out or Path("runs") / file.stem)
+
+
+def point_names(points: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a name for each point that says what it varies, and stays when points are added."""
+    flat = [_flatten(point) for point in points]
+    keys = sorted(set().union(*flat))
+    varied = [key for key in keys if len({repr(point.get(key)) for point in flat}) > 1]
+    names = []
+    for point in flat:
+        values = {key: point.get(key) for key in varied}
+        said = ",".join(f"{key.split('.')[-1]}={value}" for key, value in values.items())
+        digest = hashlib.blake2b(json.dumps(values).encode(), digest_size=3).hexdigest()
+        names.append(f"{re.sub('[^A-Za-z0-9=.,_-]+', '-', said)[:80]}-{digest}")
+    return names
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -130,6 +149,19 @@ def _renew(here: dict[str, Any], part: str) -> dict[str, Any]:
     return here[part]
 
 
+def find_checkpoint(source: str) -> str:
+    """Return what --from names: a checkpoint, a concept file, a run's last one, or a storage id."""
+    path = Path(source).expanduser()
+    if (path / "checkpoints").is_dir():
+        found = sorted((path / "checkpoints").glob("step-*"))
+        if not found:
+            raise ConfigError([f"--from {source}: the run has no checkpoint yet"])
+        return str(found[-1])
+    if not path.exists() and len(path.parts) > 1:
+        raise ConfigError([f"--from {source}: no such file or folder"])
+    return str(path)
+
+
 def default_processes(slots: int) -> int:
     """Return as many processes as there are GPUs, at most the slots asked for; one on a CPU."""
     from torch.cuda import device_count
@@ -154,13 +186,17 @@ def keep_config(folder: Path, config: Mapping[str, Any]) -> None:
 def hide_secrets(value: Any, key: str = "") -> Any:
     """Return the config without what must not be written down."""
     if isinstance(value, Mapping):
-        return {name: hide_secrets(inner, str(name)) for name, inner in value.items()}
+        return {
+            # The variables may come in groups: cpu, cuda, rocm.
+            name: hide_secrets(inner, key if key in VARIABLES else str(name))
+            for name, inner in value.items()
+        }
     if isinstance(value, list):
         return [hide_secrets(inner, key) for inner in value]
     if key in SECRET_FIELDS and value is not None:
         return HIDDEN
     name, equals, _ = str(value).partition("=")
-    if isinstance(value, str) and equals and any(word in name.upper() for word in SECRET_WORDS):
+    if key in VARIABLES and equals and any(word in name.upper() for word in SECRET_WORDS):
         return f"{name}={HIDDEN}"
     return value
 
@@ -175,13 +211,11 @@ def _flatten(tree: Any, path: str = "") -> dict[str, Any]:
 
 
 def _entry(experiment: Experiment) -> tuple[type[Section], tuple[str, str]]:
-    command = experiment.entrypoint
-    words = command.split() if isinstance(command, str) else list(command)
-    for word in words:
+    for word in experiment.entrypoint:
         if word in ENTRIES:
             return ENTRIES[word]
-    known = ", ".join(ENTRIES)
-    raise ConfigError([f"entrypoint: one of {known} is to be in it, found {' '.join(words)!r}"])
+    found = " ".join(experiment.entrypoint)
+    raise ConfigError([f"entrypoint: one of {', '.join(ENTRIES)} is to be in it, found {found!r}"])
 
 
 def _task(

@@ -11,6 +11,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDPMScheduler,
+    DiffusionPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -48,7 +49,9 @@ class StableDiffusion:
         text: PromptEncoder,
         scheduler_config: Mapping[str, Any],
         device: torch.device,
+        zeroes_empty_prompt: bool = False,
     ):
+        self.zeroes_empty_prompt = zeroes_empty_prompt
         self.unet = unet
         self.vae = vae
         self.text = text
@@ -102,6 +105,16 @@ class StableDiffusion:
         """Encode the prompts, each distinct one once."""
         return self.text.encode(prompts)
 
+    def encode_nothing(self, count: int) -> Conditioning:
+        """Return what guidance leads away from: the empty prompt, or zeros where the model says."""
+        empty = self.text.encode([""] * count)
+        if not self.zeroes_empty_prompt:
+            return empty
+        pooled = empty.pooled
+        return Conditioning(
+            torch.zeros_like(empty.states), None if pooled is None else torch.zeros_like(pooled)
+        )
+
     def predict(
         self,
         noisy: torch.Tensor,
@@ -133,7 +146,11 @@ class StableDiffusion:
             parts[f"tokenizer{suffix}"] = encoder.tokenizer
             parts[f"text_encoder{suffix}"] = encoder.module
         if self.family == "sdxl":
-            return StableDiffusionXLPipeline(**parts, add_watermarker=False)
+            return StableDiffusionXLPipeline(
+                **parts,
+                add_watermarker=False,
+                force_zeros_for_empty_prompt=self.zeroes_empty_prompt,
+            )
         return StableDiffusionPipeline(
             **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
@@ -149,12 +166,11 @@ def load_model(
     *,
     precision: str = "fp32",
     forward_process: Mapping[str, Any] | None = None,
-    token: str | None = None,
+    token: str | bool | None = None,
 ) -> StableDiffusion:
     """Load a model from a folder or the hub; what differs between families is settled here."""
     name, dtype = config.pretrained_model_name_or_path, DTYPES[precision]
-    # token=False, and not None: a placeholder in the environment must not be sent to the hub.
-    source = {"revision": config.revision, "token": token or False}
+    source = {"revision": config.revision, "token": token}
     weights = {**source, "variant": config.variant}
     try:
         unet = UNet2DConditionModel.from_pretrained(
@@ -171,6 +187,7 @@ def load_model(
             for suffix, key in zip(suffixes, ENCODERS, strict=False)
         ]
         scheduler = DDPMScheduler.load_config(name, subfolder="scheduler", **source)
+        index = DiffusionPipeline.load_config(name, **source) if len(suffixes) > 1 else {}
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ModelError(_say_what_failed(name, error)) from error
     for module in (unet, vae, *(encoder.module for encoder in encoders)):
@@ -181,8 +198,13 @@ def load_model(
         unet=unet,
         vae=vae,
         text=PromptEncoder(encoders, device),
-        scheduler_config={**scheduler, **(forward_process or {})},
+        # A list of betas in the model's config would win over what is asked for here.
+        scheduler_config={
+            **scheduler,
+            **({"trained_betas": None, **forward_process} if forward_process else {}),
+        },
         device=device,
+        zeroes_empty_prompt=index.get("force_zeros_for_empty_prompt", len(suffixes) > 1),
     )
 
 

@@ -19,7 +19,8 @@ def main() -> None:
     threading.Thread(target=_die_with_launcher, daemon=True).start()
     rank = int(os.environ["RANK"])
     console.speak(rank)
-    with console.errors_in_a_line(rank):
+    said = Path(task["rendezvous"].removeprefix("file://")).with_name("said")
+    with console.errors_in_a_line(said):
         work(**task)
 
 

@@ -85,13 +85,14 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _note_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     names = {
+        "base_model": "base model",
         "batch_size": "effective batch",
         "processes": "number of processes",
         "threads": "number of threads",
     }
     for key, name in names.items():
         if before.get(key) != now.get(key):
-            exactly = "equals" if key == "batch_size" else "equals bit for bit"
+            exactly = "equals bit for bit" if key in ("processes", "threads") else "equals"
             log.warning(
                 "the %s was %s at the checkpoint and is %s: the run goes on, but no longer %s "
                 "a straight one",

@@ -67,7 +67,8 @@ def prepare(
     step = 0
     noted: dict[str, Any] = {}
     if checkpoint and checkpoint.own:
-        now = {"batch_size": batch_size, "processes": trial.size}
+        base_model = config.model.pretrained_model_name_or_path
+        now = {"base_model": base_model, "batch_size": batch_size, "processes": trial.size}
         step, noted = read_state(
             checkpoint.path, method=method, optimizer=optimizer, config=training, run=now
         )

@@ -1,7 +1,7 @@
 """The denoising loop: prompts, seeds and scales become images, in batches."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -34,14 +34,23 @@ class Settings(NamedTuple):
     steps: int
 
 
-def check_scheduler(settings: Settings, key: str) -> None:
-    """Refuse arguments that the scheduler does not have, before a model is loaded."""
+def check_scheduler(
+    settings: Settings, key: str, forward_process: Mapping[str, Any] | None = None
+) -> None:
+    """Refuse arguments that the scheduler does not take, before a model is loaded."""
     known = inspect.signature(SCHEDULERS[settings.scheduler].__init__).parameters
     unknown = sorted(set(settings.scheduler_kwargs) - set(known))
     if unknown:
         raise ConfigError(
             [f"{key}.{name}: {settings.scheduler} has no such argument" for name in unknown]
         )
+    arguments = {**(forward_process or {}), **settings.scheduler_kwargs}
+    try:
+        SCHEDULERS[settings.scheduler](**arguments).set_timesteps(settings.steps)
+    # Each scheduler refuses what it cannot use in its own way.
+    except Exception as error:
+        said = f"{settings.scheduler} cannot take {settings.steps} steps with {arguments}"
+        raise ConfigError([f"{key}: {said} ({error})"]) from None
 
 
 def generate(
@@ -62,9 +71,8 @@ def denoise(
     # A new scheduler a batch: some keep what they saw in the last one.
     scheduler = build_scheduler(model, settings)
     scheduler.set_timesteps(settings.steps)
-    conditioning = model.encode_prompts(
-        [request.prompt for request in requests] + [""] * len(requests)
-    )
+    wanted = model.encode_prompts([request.prompt for request in requests])
+    conditioning = wanted.followed_by(model.encode_nothing(len(requests)))
     origins = torch.tensor([[model.size, model.size, 0, 0]], device=model.device)
     origins = origins.expand(2 * len(requests), 4)
     scales = torch.tensor([request.guidance for request in requests], device=model.device)

@@ -74,7 +74,10 @@ def _spread(parameter: Mapping[str, Any], kind: str, where: str) -> list[Any]:
     if kind == "double":
         return _even(low, high, count)
     base = _number({"base": 10, **parameter}, "base", where)
-    return [base**x for x in _even(low, high, count)]
+    try:
+        return [base**x for x in _even(low, high, count)]
+    except (OverflowError, ZeroDivisionError):
+        raise ConfigError([f"{where}: {base} to the power of {high} is no number"]) from None
 
 
 def _even(low: float, high: float, count: int) -> list[float]:

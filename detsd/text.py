@@ -24,6 +24,13 @@ class Conditioning(NamedTuple):
         """Return some of the rows, in any order."""
         return Conditioning(self.states[rows], None if self.pooled is None else self.pooled[rows])
 
+    def followed_by(self, other: "Conditioning") -> "Conditioning":
+        """Return both, one after the other."""
+        pooled = None
+        if self.pooled is not None and other.pooled is not None:
+            pooled = torch.cat([self.pooled, other.pooled])
+        return Conditioning(torch.cat([self.states, other.states]), pooled)
+
 
 class TextEncoder(NamedTuple):
     """A tokenizer with its encoder; `key` is what concept files call it."""

@@ -231,11 +231,11 @@ def test_an_experiment_says_where_checkpoints_go_and_with_which_variables() -> N
         ({"HF_AUTH_TOKEN": "secret"}, "secret"),
         ({"HF_TOKEN": ""}, None),
         ({"HF_TOKEN": "YOUR_HF_AUTH_TOKEN_HERE", "HF_AUTH_TOKEN": "secret"}, "secret"),
-        (dict.fromkeys(("HF_TOKEN", "HF_AUTH_TOKEN"), "YOUR_HF_AUTH_TOKEN_HERE"), None),
+        (dict.fromkeys(("HF_TOKEN", "HF_AUTH_TOKEN"), "YOUR_HF_AUTH_TOKEN_HERE"), False),
     ],
 )
 def test_the_hub_token_is_used_when_real_and_never_logged(
-    environment: dict[str, str], token: str | None, caplog: pytest.LogCaptureFixture
+    environment: dict[str, str], token: str | bool | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG):
         assert hub_token(environment) == token

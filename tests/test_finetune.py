@@ -175,6 +175,13 @@ def test_a_changed_effective_batch_or_learning_rate_is_taken_and_noted(tmp_path,
     assert rates == pytest.approx({2: 5e-4 * 4, 4: 1e-4 * 12, 6: 1e-4 * 12})
 
 
+def test_another_base_model_is_noted(tmp_path, models, hparams, caplog):
+    run(tmp_path, changed(hparams, training__num_sgd_steps=2))
+    run(tmp_path, changed(hparams, model__pretrained_model_name_or_path=str(models["sd2"])))
+    assert "the base model was" in caplog.text
+    assert "det-logo/clip_l is new, or has another shape" in caplog.text
+
+
 def test_a_resumed_trial_takes_a_new_concept_and_another_optimizer(tmp_path, hparams, caplog):
     run(tmp_path, changed(hparams, training__num_sgd_steps=2))
     names = {"concept_strs": ["det-logo", "cat-toy"], "initializer_strs": ["brain logo", "paper"]}

@@ -28,9 +28,6 @@ def test_latents_are_those_of_diffusers_own_loop(load, family, name, guidance):
     ours = denoise(model, [Request("a photo", 3, guidance)], settings)
     pipeline = model.pipeline(build_scheduler(model, settings))
     pipeline.set_progress_bar_config(disable=True)
-    if family == "sdxl":
-        # It would replace the empty prompt's states by zeros; the loop here always encodes it.
-        pipeline.register_to_config(force_zeros_for_empty_prompt=False)
     theirs = pipeline(
         "a photo",
         guidance_scale=guidance,

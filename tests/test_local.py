@@ -177,13 +177,18 @@ def test_a_grid_runs_every_point_and_keeps_what_the_rules_say(cli, experiment):
         "vals": [0.001, 0.0],
     }
     cli(str(cli.write(experiment)), "--out", "grid")
-    rates = []
-    for name in ("trial-001", "trial-002"):
-        folder = cli.folder / "grid" / name
+    rates = {}
+    for folder in sorted((cli.folder / "grid").glob("learning_rate=*")):
         assert checkpoints(folder) == ["step-000006"]
         config = yaml.safe_load((folder / "config.yaml").read_text())
-        rates.append(config["hyperparameters"]["training"]["learning_rate"])
-    assert rates == [0.0, 0.001]  # from the end of the list, as the master does
+        rate = config["hyperparameters"]["training"]["learning_rate"]
+        rates[rate] = (folder / "run.json").stat().st_mtime_ns
+    assert sorted(rates, key=lambda rate: rates[rate]) == [0.0, 0.001]  # from the list's end
+    # A value more is a point more, and nothing of the others is done again.
+    experiment["hyperparameters"]["training"]["learning_rate"]["vals"].append(0.002)
+    output = cli(str(cli.write(experiment)), "--out", "grid")
+    assert output.count("nothing is left to do") == 2
+    assert len(list((cli.folder / "grid").glob("learning_rate=*/checkpoints/step-000006"))) == 3
 
 
 def test_a_directory_storage_is_shared_by_runs(cli, experiment):
@@ -252,6 +257,9 @@ def test_a_typo_is_reported_without_loading_anything(cli, experiment):
         ("hyperparameters: {a: 1}\nentrypoint: python3 train.py", "entrypoint: one of"),
         ("hyperparameters: {a: 1}\nsearchr: {}", "searchr: unknown; did you mean searcher?"),
         ("hyperparameters: {}\nresources: {slots_per_trial: two}", "resources.slots_per_trial"),
+        ("hyperparameters: {training: 3}", "training: a mapping is wanted, found 3"),
+        ("hyperparameters: {}\nentrypoint:", "entrypoint: a command is wanted"),
+        ("hyperparameters: {}\nsearcher: {max_length: abc}", "searcher.max_length: a number of"),
     ],
 )
 def test_a_broken_file_is_refused_in_a_line(cli, text, said):
@@ -269,6 +277,32 @@ def test_a_folder_without_a_usable_picture_is_refused_before_the_model_is_loaded
     output = cli(str(cli.write(experiment)), "--processes", "2", code=1)
     assert "on_a_wall_0.png: is empty: skipped" in output
     assert output.count("holds no picture that can be used") == 1
+    assert "Traceback" not in output
+
+
+def test_a_warm_start_names_a_run_or_something_that_is_there(cli, experiment):
+    file = str(cli.write(experiment))
+    assert "--from nowhere/at/all: no such file" in cli(file, "--from", "nowhere/at/all", code=2)
+    cli(file, "--out", "a", "--set", "training.num_sgd_steps=2")
+    output = cli(file, "--out", "b", "--from", "a", "--set", "training.num_sgd_steps=2")
+    assert "det-logo starts from the checkpoint" in output
+    assert "--from is not used" in cli(file, "--out", "b", "--from", "a")
+
+
+def test_the_process_that_fails_says_why_and_the_others_are_silent(cli, experiment):
+    place = cli.folder / "fails"
+    place.mkdir()
+    (place / "sitecustomize.py").write_text(
+        "import os\n"
+        "if os.environ.get('RANK') == '1':\n"
+        "    import detsd.data as data, detsd.images as images\n"
+        "    def refuse(*_):\n"
+        "        raise images.ImageError('the second process could not')\n"
+        "    data._variants = refuse\n"
+    )
+    path = f"{place}{os.pathsep}{ROOT}"
+    output = cli(str(cli.write(experiment)), "--processes", "2", code=1, PYTHONPATH=path)
+    assert output.count("error: the second process could not") == 1
     assert "Traceback" not in output
 
 

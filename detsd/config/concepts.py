@@ -36,8 +36,8 @@ def _a_word(name: str) -> str:
         raise ValueError("a word is wanted, not blanks around or instead of one")
     if not any(character.isalnum() for character in name):
         raise ValueError("a word needs a letter or a digit")
-    if "/" in name or "\\" in name or name.startswith("."):
-        raise ValueError("a word names a file too: no slash, and no dot in front")
+    if set("/\\\0") & set(name) or name.startswith(".") or len(name.encode()) > 100:
+        raise ValueError("a word names a file too: no slash, no dot in front, 100 bytes at most")
     return name
 
 

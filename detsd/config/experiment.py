@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from detsd.config.read import Integer, Listed, Section
+from detsd.config.read import Integer, Section
 
 Amount = Annotated[Integer, Field(ge=0)]
 NEEDED = {
@@ -18,6 +18,23 @@ NEEDED = {
 SECRETS = ("access_key", "secret_key", "connection_string", "credential")
 
 
+def _words(command: Any) -> Any:
+    if isinstance(command, str):
+        return command.split()
+    if not isinstance(command, list):
+        raise ValueError("a command is wanted")
+    return command
+
+
+def _a_length(value: Any) -> Any:
+    length = value.get("batches", 1) if isinstance(value, Mapping) else value
+    if value is not None and (
+        isinstance(length, bool) or not isinstance(length, int) or length < 0
+    ):
+        raise ValueError("a number of steps is wanted")
+    return value
+
+
 class Searcher(Section):
     """Which points of the hyperparameters are run, and how their checkpoints are ranked."""
 
@@ -27,7 +44,7 @@ class Searcher(Section):
     """The validation metric that ranks checkpoints."""
     smaller_is_better: bool = True
     """Whether less of it is better."""
-    max_length: Any = None
+    max_length: Annotated[Any, BeforeValidator(_a_length)] = None
     """A number of steps: the target when the hyperparameters name none, else a cap on it."""
     source_trial_id: Any = None
     """Set by *Continue Trial*; without a cluster use --from."""
@@ -143,7 +160,7 @@ class Experiment(Section):
 
     hyperparameters: dict[str, Any]
     """What the entry point reads: see FinetuneConfig."""
-    entrypoint: str | Annotated[tuple[str, ...], Listed] = "python3 -m detsd.finetune"
+    entrypoint: Annotated[tuple[str, ...], BeforeValidator(_words)] = ("detsd.finetune",)
     """The command of a trial; without a cluster its module decides what is run."""
     searcher: Searcher = Searcher()
     """Which points are run."""

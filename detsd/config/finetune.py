@@ -16,6 +16,7 @@ OPTIMIZER_ARGUMENTS = {
     "sgd": {"momentum", "dampening", "weight_decay", "nesterov", "foreach", "fused"},
 }
 Positive = Annotated[Number, Field(gt=0)]
+Beta = Annotated[Number, Field(gt=0, lt=1)]
 NotNegative = Annotated[Number, Field(ge=0)]
 
 
@@ -84,9 +85,9 @@ class TrainingConfig(Section):
     """Steps between checkpoints."""
     metric_report_freq: Count = 50
     """Steps between reports of the training metrics."""
-    beta_start: Positive | None = None
+    beta_start: Beta | None = None
     """Forward process: the first beta; the model's own scheduler config when absent."""
-    beta_end: Positive | None = None
+    beta_end: Beta | None = None
     """Forward process: the last beta; as above."""
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] | None = None
     """Forward process: the betas between them; as above."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from detsd.config.finetune import ModelConfig, Positive
+from detsd.config.finetune import Beta, ModelConfig
 from detsd.config.inference import SCHEDULER_DEFAULTS, SchedulerName
 from detsd.config.read import Count, Extra, Listed, Section, Seed
 
@@ -22,9 +22,9 @@ class PipelineConfig(Section):
     """How the noise is removed."""
     other_scheduler_kwargs: Extra = Field(default_factory=dict)
     """More arguments of that scheduler, over its defaults."""
-    beta_start: Positive | None = None
+    beta_start: Beta | None = None
     """Forward process: the model's own scheduler config when absent."""
-    beta_end: Positive | None = None
+    beta_end: Beta | None = None
     """As above."""
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] | None = None
     """As above."""

@@ -9,8 +9,12 @@ PLACEHOLDER = "YOUR_HF_AUTH_TOKEN_HERE"
 VARIABLES = ("HF_TOKEN", "HF_AUTH_TOKEN")
 
 
-def hub_token(environment: Mapping[str, str]) -> str | None:
-    """Return the token, if there is a real one; a folder or a public model needs none."""
+def hub_token(environment: Mapping[str, str]) -> str | bool | None:
+    """Return the token, if there is a real one; a folder or a public model needs none.
+
+    False keeps the hub's own client from sending the placeholder that it would find; None lets it
+    use the token of a login.
+    """
     values = {name: environment[name].strip() for name in VARIABLES if environment.get(name)}
     if PLACEHOLDER in values.values():
         log.warning(
@@ -18,4 +22,5 @@ def hub_token(environment: Mapping[str, str]) -> str | None:
             "the model needs one",
             next(name for name, value in values.items() if value == PLACEHOLDER),
         )
-    return next((value for value in values.values() if value and value != PLACEHOLDER), None)
+    real = [value for value in values.values() if value and value != PLACEHOLDER]
+    return real[0] if real else False if PLACEHOLDER in values.values() else None

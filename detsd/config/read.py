@@ -133,6 +133,8 @@ def _describe(kind: type[Section], error: Any, root: str) -> str:
         return f"{where}: unknown; {_suggest(kind, error['loc'])}"
     if error["type"] == "missing":
         return f"{where}: missing; it has no default"
+    if error["type"] in ("model_type", "dict_type"):
+        return f"{where}: a mapping is wanted, found {error['input']!r}"
     text = error["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
     found = repr(error["input"])
     return f"{where}: {text}, found {found[:80]}{'…' if len(found) > 80 else ''}"
