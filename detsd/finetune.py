@@ -53,7 +53,8 @@ def train(run: Run) -> None:
     batch_size = run.batches.batch_size
     rate = learning_rate_at(config, run.step, batch_size, run.target)
     meter = Meter(method.terms, batch_size, ADVICE.format(rate=rate))
-    begin(run, meter)
+    if not begin(run, meter):
+        return
     while run.step < run.target:
         meter.start()
         rate = learning_rate_at(config, run.step, batch_size, run.target)
@@ -77,21 +78,28 @@ def train(run: Run) -> None:
             validate(run, meter)
         if saving or stopping:
             save(run)
-        if stopping:
+        if stopping or not draw_samples(run):
             log.info("stopped at step %d of %d: the next start goes on", run.step, run.target)
             return
-        if due(run.step, run.sample_freq, run.target):
-            run.samples.draw(run.step)
     conclude(run)
 
 
-def begin(run: Run, meter: Meter) -> None:
-    """Do what comes before the first step, or what a crash has cut off."""
+def begin(run: Run, meter: Meter) -> bool:
+    """Do what comes before the first step, or what a crash has cut off; return whether to go on."""
     if run.step == 0:
         validate(run, meter)
         run.first_loss = run.loss
-    if due(run.step, run.sample_freq, run.target):
-        run.samples.draw(run.step)
+    return draw_samples(run)
+
+
+def draw_samples(run: Run) -> bool:
+    """Draw the samples, if they are due; return whether to go on."""
+    if not due(run.step, run.sample_freq, run.target):
+        return True
+    drawn = run.samples.draw(run.step, may_stop=run.step < run.target)
+    if not drawn and not due(run.step, run.config.checkpoint_freq, run.target):
+        save(run)  # or the steps since the last checkpoint were lost
+    return drawn
 
 
 def accumulate_gradients(run: Run) -> dict[str, torch.Tensor]:

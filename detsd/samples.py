@@ -23,15 +23,21 @@ class Samples:
         self._columns = config.num_pipeline_calls * config.inference_batch_size
         self._settings = sample_settings(config)
 
-    def draw(self, step: int) -> None:
-        """Draw and show the sheets of a step, but not a second time."""
+    def draw(self, step: int, may_stop: bool) -> bool:
+        """Draw and show the sheets of a step that are missing; return whether all are there.
+
+        With a large model they take minutes: where `may_stop`, a request to stop cuts them short.
+        """
         missing = missing_samples(self._config, self._trial, step)
         if not missing:
-            return
+            return True
         with self._model.vae_awake():
             for name, prompt in missing.items():
+                if may_stop and self._trial.should_stop():
+                    return False
                 images = self._images(prompt)
                 self._trial.show(name, sheet(images, self._columns, f"step {step}: {prompt}"), step)
+        return True
 
     def _images(self, prompt: str) -> list[Image.Image]:
         count = self._columns * self._trial.slots

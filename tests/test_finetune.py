@@ -82,6 +82,37 @@ def test_samples_cut_off_by_a_crash_are_drawn_after_it(tmp_path, hparams):
     assert picture.read_bytes() == content
 
 
+@pytest.mark.parametrize(("freq", "stop_at"), [(2, 0), (3, 3)])
+def test_a_stop_cuts_samples_short_and_loses_nothing(tmp_path, hparams, monkeypatch, freq, stop_at):
+    sampled = changed(
+        hparams,
+        inference__generate_training_images=True,
+        inference__inference_prompts=["a det-logo", "a wall"],
+        inference__num_inference_steps=2,
+        inference__sample_freq=freq,
+    )
+    straight = run(tmp_path / "straight", sampled)
+    from detsd.foldertrial import FolderTrial
+
+    shown = FolderTrial.show
+
+    def stop_after_one(self, name, image, step):
+        shown(self, name, image, step)
+        if step == stop_at:
+            self._stop()
+
+    monkeypatch.setattr(FolderTrial, "show", stop_after_one)
+    stopped = run(tmp_path / "stopped", sampled)
+    assert len(list((stopped / "samples" / f"step-{stop_at:06d}").iterdir())) == 1
+    assert stop_at == 0 or last(stopped).name == f"step-{stop_at:06d}"
+    monkeypatch.setattr(FolderTrial, "show", shown)
+    run(stopped, sampled)
+    assert exports(stopped) == exports(straight)
+    pictures = [{p.name for p in folder.rglob("step-*/*.png")} for folder in (straight, stopped)]
+    assert pictures[0] == pictures[1]
+    assert len(list(stopped.rglob("*.png"))) == len(list(straight.rglob("*.png")))
+
+
 def test_a_seed_decides_everything(tmp_path, hparams):
     first, second = (
         exports(run(tmp_path / str(seed), changed(hparams, training__train_seed=seed)))
