@@ -1,12 +1,11 @@
 """The entry point of fine-tuning, and its loop."""
 
 import logging
-import os
 from pathlib import Path
 
 import torch
 
-from detsd import __version__, console
+from detsd import __version__
 from detsd.config import FinetuneConfig, read
 from detsd.data import read_examples
 from detsd.meter import Meter
@@ -15,7 +14,7 @@ from detsd.resume import write_state
 from detsd.run import Run, prepare, target_step
 from detsd.sampler import check_scheduler
 from detsd.samples import missing_samples, names_no_concept, sample_settings
-from detsd.trial import Trial, open_trial
+from detsd.trial import Trial, run_trial
 from detsd.validation import conclude, validation_loss
 
 log = logging.getLogger(__name__)
@@ -164,11 +163,7 @@ def save(run: Run) -> None:
 
 def main() -> None:
     """Run as a process of a trial on a cluster."""
-    rank = int(os.environ.get("RANK", 0))
-    console.speak(rank)
-    console.hush_loading()
-    with console.errors_in_a_line(), open_trial() as trial:
-        finetune(trial)
+    run_trial(finetune)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from detsd import console
 from detsd.concepts import read_concepts
 from detsd.config import ConfigError, GridConfig, hub_token, read
 from detsd.model import StableDiffusion, load_model
 from detsd.sampler import Settings, build_scheduler, check_scheduler
-from detsd.trial import Trial, download, open_trial
+from detsd.trial import Trial, download, run_trial
 from detsd.words import expand
 
 log = logging.getLogger(__name__)
@@ -90,11 +89,7 @@ def _add_concepts(model: StableDiffusion, source: Path, file_name: str) -> None:
 
 def main() -> None:
     """Run as a process of a trial on a cluster."""
-    rank = int(os.environ.get("RANK", 0))
-    console.speak(rank)
-    console.hush_loading()
-    with console.errors_in_a_line(), open_trial() as trial:
-        generate_grid(trial)
+    run_trial(generate_grid)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from determined import core
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
+from detsd import console
 from detsd.processes import Processes, open_processes
 from detsd.storage import METADATA
 
@@ -236,3 +238,11 @@ def open_trial() -> Iterator[Trial]:
                 yield trial
             finally:
                 trial.close()
+
+
+def run_trial(work: Callable[[Trial], None]) -> None:
+    """Do the work of an entry point as a process of a trial on a cluster."""
+    console.speak(int(os.environ.get("RANK", 0)))
+    console.hush_loading()
+    with console.errors_in_a_line(), open_trial() as trial:
+        work(trial)
