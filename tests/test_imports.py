@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parent.parent / "detsd"
 LEVELS = (
     {"", "words", "concepts", "loss", "gallery", "images", "console", "storage", "processes"},
     {"config", "tokens", "trial", "runfolder"},
-    {"launcher", "prompts", "text", "search", "optimization", "meter", "retention", "foldertrial"},
+    {"launcher", "prompts", "text", "search", "optimization", "meter", "retention", "foldertrial"}
+    | {"leaderboard"},
     {"data", "model", "rank"},
     {"batches", "sampler"},
     {"methods", "samples", "generate", "grid"},
