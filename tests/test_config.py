@@ -196,7 +196,11 @@ checkpoint_storage: {type: s3} => checkpoint_storage.bucket: missing
 checkpoint_storage: {type: directory} => checkpoint_storage.container_path: missing
 checkpoint_storage: {type: shared_fs} => checkpoint_storage.host_path: missing
 checkpoint_storage: {bucket: b} => checkpoint_storage.type: missing
-searcher: {name: random} => searcher.name: random needs a cluster
+searcher: {name: adaptive_asha, max_trials: 4} => --set searcher.name=random runs the same space
+searcher: {name: async_halving} => searcher.name: async_halving needs a cluster
+searcher: {name: random} => searcher.max_trials: missing
+searcher: {name: random, max_trials: 0} => searcher.max_trials: should be greater than
+reproducibility: {experiment_seed: x} => reproducibility.experiment_seed: a number is wanted
 searcher: {source_trial_id: 3} => searcher.source_trial_id: needs a cluster
 searcher: {name: grod} => searcher.name: should be
 hyperparameter: {} => did you mean hyperparameters?

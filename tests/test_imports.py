@@ -11,7 +11,7 @@ LEVELS = (
     {"config", "tokens", "trial", "runfolder"},
     {"launcher", "prompts", "text", "search", "optimization", "meter", "retention", "foldertrial"}
     | {"leaderboard"},
-    {"data", "model", "rank"},
+    {"data", "model", "rank", "plan"},
     {"batches", "sampler"},
     {"methods", "samples", "generate", "grid"},
     {"resume"},
@@ -21,7 +21,7 @@ LEVELS = (
     {"compat", "__main__"},
 )
 HOMES = {
-    "determined": {"trial", "foldertrial", "runfolder", "local"},
+    "determined": {"trial", "foldertrial", "runfolder", "plan"},
     "diffusers": {"model", "sampler"},
     "torchvision": set(),
 }

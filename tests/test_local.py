@@ -6,14 +6,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
-from detsd.config import ConfigError
+from detsd import local
 from detsd.launcher import environment
-from detsd.local import apply_change, hide_secrets
+from detsd.local import hide_secrets, run_file
 from tests.conftest import ROOT, read_lines
 from tests.trials import changed, exports, last, rows
 
@@ -188,7 +189,83 @@ def test_a_grid_runs_every_point_and_keeps_what_the_rules_say(cli, experiment):
     experiment["hyperparameters"]["training"]["learning_rate"]["vals"].append(0.002)
     output = cli(str(cli.write(experiment)), "--out", "grid")
     assert output.count("nothing is left to do") == 2
+    assert len((cli.folder / "grid" / "results.csv").read_text().splitlines()) == 1 + 3
     assert len(list((cli.folder / "grid").glob("learning_rate=*/checkpoints/step-000006"))) == 3
+
+
+def test_a_random_search_runs_its_points_and_compares_them(cli, experiment):
+    search(experiment, max_trials=2)
+    experiment["hyperparameters"]["training"] |= {"num_sgd_steps": 2, "metric_report_freq": 1}
+    experiment["hyperparameters"]["inference"] = {
+        "inference_prompts": ["a det-logo"],
+        "num_inference_steps": 1,
+    }
+    output = cli(str(cli.write(experiment)), "--out", "search")
+    folder = cli.folder / "search"
+    trials = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    assert [name.split("-")[0] for name in trials] == ["001", "002"]
+    assert all(checkpoints(folder / name) == ["step-000002"] for name in trials)
+    head, *rows = (folder / "results.csv").read_text().splitlines()
+    assert head.startswith("trial,state,training.learning_rate,loss,step")
+    assert sorted(row.split(",done,")[0].strip('"') for row in rows) == trials
+    assert all(name in output for name in trials)
+    assert (folder / "best.png").is_file()
+
+
+def search(experiment, max_trials):
+    """Make it a random search over the learning rate."""
+    experiment["searcher"] = {"name": "random", "metric": "loss", "max_trials": max_trials}
+    rate = {"type": "log", "base": 10, "minval": -4, "maxval": -2}
+    experiment["hyperparameters"]["training"]["learning_rate"] = rate
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Launch nothing: note the folders, and end as the test says of each."""
+    launched = SimpleNamespace(folders=[], codes={}, stop_after=None)
+
+    class NoLauncher:
+        stopping = False
+
+        def __init__(self, lock):
+            pass
+
+        def run(self, task, count, variables):
+            launched.folders.append(Path(task["folder"]).name)
+            self.stopping = len(launched.folders) == launched.stop_after
+            return launched.codes.get(len(launched.folders), 0)
+
+    monkeypatch.setattr(local, "Launcher", NoLauncher)
+    return launched
+
+
+def run_here(cli, experiment) -> int:
+    return run_file(cli.write(experiment), out=cli.folder / "out", processes=1)
+
+
+def test_a_trial_that_fails_ends_a_grid_and_not_a_random_search(cli, experiment, launched, capsys):
+    search(experiment, max_trials=4)
+    launched.codes = {2: 1}
+    assert run_here(cli, experiment) == 0
+    assert [name[:3] for name in launched.folders] == ["001", "002", "003", "004"]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:3] for line in lines if " failed " in line] == ["002"]
+    launched.codes = dict.fromkeys(range(5, 9), 1)
+    assert run_here(cli, experiment) == 1  # all of them
+    rates = {"type": "categorical", "vals": [0.1, 0.2, 0.3]}
+    experiment["hyperparameters"]["training"]["learning_rate"] = rates
+    experiment["searcher"] = {"name": "grid", "metric": "loss"}
+    launched.codes = {10: 3}
+    assert run_here(cli, experiment) == 3
+    assert len(launched.folders) == 10
+
+
+def test_a_request_to_stop_ends_a_random_search_at_once(cli, experiment, launched):
+    search(experiment, max_trials=4)
+    launched.stop_after = 2
+    assert run_here(cli, experiment) == 0
+    assert len(launched.folders) == 2
+    assert not (cli.folder / "out" / "results.csv").exists()  # it is not over
 
 
 def test_a_directory_storage_is_shared_by_runs(cli, experiment):
@@ -304,23 +381,6 @@ def test_the_process_that_fails_says_why_and_the_others_are_silent(cli, experime
     output = cli(str(cli.write(experiment)), "--processes", "2", code=1, PYTHONPATH=path)
     assert output.count("error: the second process could not") == 1
     assert "Traceback" not in output
-
-
-def test_changes_are_read_as_yaml_and_may_leave_hyperparameters_out():
-    raw: dict = {"hyperparameters": {"training": {"num_sgd_steps": 1}}, "resources": None}
-    apply_change(raw, "training.num_sgd_steps=5e-4")
-    apply_change(raw, "hyperparameters.concepts.img_dirs=[a, b]")
-    apply_change(raw, "resources.slots_per_trial=3")
-    assert raw == {
-        "hyperparameters": {
-            "training": {"num_sgd_steps": 5e-4},
-            "concepts": {"img_dirs": ["a", "b"]},
-        },
-        "resources": {"slots_per_trial": 3},
-    }
-    for broken in ("training", "=1", "training.num_sgd_steps.deep=1", "training.x=[1"):
-        with pytest.raises(ConfigError, match="--set"):
-            apply_change(raw, broken)
 
 
 def test_secrets_are_not_written_down():

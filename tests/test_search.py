@@ -1,11 +1,25 @@
-"""Determined's grid rules, which the master's own code was run against."""
+"""Determined's rules: of a grid, which the master's own code was run against, and of draws."""
 
 from typing import Any
 
 import pytest
 
 from detsd.config import ConfigError
-from detsd.search import expand_grid, trials_in_order
+from detsd.search import draw_point, expand_grid, searched, trials_in_order
+
+SPACE = {
+    "training": {
+        "learning_rate": {"type": "log", "base": 10, "minval": -4, "maxval": -2},
+        "embedding_norm": {"type": "categorical", "vals": ["free", "vocabulary"]},
+        "num_sgd_steps": 6,
+    },
+    "concepts": {
+        "num_vectors": {"type": "int", "minval": 1, "maxval": 4},
+        "flip_p": {"type": "double", "minval": 0.25, "maxval": 0.5},
+        "img_dirs": ["a", "b"],
+        "interpolation": {"type": "const", "val": "bicubic"},
+    },
+}
 
 
 def values(**parameter: Any) -> list[Any]:
@@ -135,6 +149,9 @@ def test_the_earlier_examples_grid_has_24_trials_from_the_end() -> None:
         ({"type": "integer"}, "hyperparameters.x.a.type: one of const, categorical"),
         ({"type": ["int"]}, "hyperparameters.x.a.type: "),
         ({"type": "log", "minval": 1, "maxval": 2, "count": 1, "base": "e"}, "x.a.base: "),
+        ({"type": "log", "minval": 1, "maxval": 2, "count": 1, "base": -1}, "x.a.base: "),
+        ({"type": "int", "minval": 1.5, "maxval": 4, "count": 1}, "x.a: whole numbers"),
+        ({"type": "double", "minval": 1, "maxval": float("inf"), "count": 1}, "x.a.maxval: "),
     ],
 )
 def test_a_broken_range_is_refused_by_name(parameter: dict[str, Any], named: str) -> None:
@@ -149,3 +166,67 @@ def test_a_single_search_has_one_point_and_draws_none() -> None:
     drawn = {"x": {"a": {"type": "categorical", "vals": [1, 2]}}}
     with pytest.raises(ConfigError, match=r"hyperparameters\.x\.a: searcher `single`"):
         trials_in_order(drawn, "single")
+
+
+def test_a_drawn_point_is_of_the_space_and_every_choice_comes_up() -> None:
+    points = [draw_point(SPACE, trial, seed=0) for trial in range(1, 401)]
+    for point in points:
+        assert point["training"]["num_sgd_steps"] == 6
+        assert point["concepts"]["img_dirs"] == ["a", "b"]
+        assert point["concepts"]["interpolation"] == "bicubic"
+    assert {point["training"]["embedding_norm"] for point in points} == {"free", "vocabulary"}
+    vectors = [point["concepts"]["num_vectors"] for point in points]
+    assert set(vectors) == {1, 2, 3, 4}  # maxval is one of them
+    assert {type(value) for value in vectors} == {int}
+    shares = sorted(point["concepts"]["flip_p"] for point in points)
+    assert 0.25 <= shares[0] < 0.26
+    assert 0.49 < shares[-1] < 0.5
+    rates = sorted(point["training"]["learning_rate"] for point in points)
+    assert 1e-4 <= rates[0] < 1.2e-4
+    assert 0.9e-2 < rates[-1] < 1e-2
+    assert 0.8e-3 < rates[200] < 1.25e-3  # even over the exponents
+
+
+def test_a_draw_follows_from_the_seed_the_trial_and_the_name_alone() -> None:
+    point = draw_point(SPACE, 7, seed=0)
+    assert point == draw_point(SPACE, 7, seed=0)
+    # Written down, so that a later version goes on with a search that this one has begun.
+    assert point["concepts"]["num_vectors"] == 4
+    assert point["training"]["learning_rate"] == pytest.approx(0.00019274372770340328, rel=1e-12)
+    rate = SPACE["training"]["learning_rate"]
+    alone = draw_point({"training": {"learning_rate": rate}}, 7, seed=0)
+    assert alone["training"]["learning_rate"] == point["training"]["learning_rate"]
+    for other in (draw_point(SPACE, 8, seed=0), draw_point(SPACE, 7, seed=1)):
+        assert other["training"]["learning_rate"] != point["training"]["learning_rate"]
+    twice = draw_point({"a": rate, "b": rate}, 7, seed=0)
+    assert twice["a"] != twice["b"]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "named"),
+    [
+        ({"type": "int", "minval": 3, "maxval": 3}, "hyperparameters.x.a: minval < maxval"),
+        ({"type": "log", "maxval": 3}, "hyperparameters.x.a.minval: missing"),
+        ({"type": "log", "minval": 1, "maxval": 999}, "hyperparameters.x.a: 10 to the power"),
+        ({"type": "categorical", "vals": []}, "hyperparameters.x.a.vals: "),
+        ({"type": "uniform"}, "hyperparameters.x.a.type: one of const, categorical"),
+    ],
+)
+def test_a_range_that_cannot_be_drawn_from_is_refused_by_name(
+    parameter: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        for trial in range(50):
+            draw_point({"x": {"a": parameter}}, trial, seed=0)
+    assert named in str(caught.value)
+
+
+def test_what_is_searched_is_what_has_a_choice() -> None:
+    one = {"type": "categorical", "vals": [1]}
+    assert searched({**SPACE, "z": one}) == [
+        "concepts.flip_p",
+        "concepts.num_vectors",
+        "training.embedding_norm",
+        "training.learning_rate",
+    ]
+    assert searched({}) == []

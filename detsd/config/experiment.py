@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from detsd.config.read import Integer, Section
+from detsd.config.read import Count, Integer, Section, Seed
 
 Amount = Annotated[Integer, Field(ge=0)]
 NEEDED = {
@@ -39,9 +39,9 @@ class Searcher(Section):
     """Which points of the hyperparameters are run, and how their checkpoints are ranked."""
 
     name: Literal["single", "grid", "random", "adaptive_asha", "async_halving"] = "single"
-    """Without a cluster: `single` or `grid`."""
+    """Without a cluster: `single`, `grid` or `random`."""
     metric: str = "loss"
-    """The validation metric that ranks checkpoints."""
+    """The validation metric that ranks checkpoints and trials."""
     smaller_is_better: bool = True
     """Whether less of it is better."""
     max_length: Annotated[Any, BeforeValidator(_a_length)] = None
@@ -51,7 +51,8 @@ class Searcher(Section):
     source_checkpoint_uuid: Any = None
     """As above."""
     max_concurrent_trials: Any = None
-    max_trials: Any = None
+    max_trials: Count | None = None
+    """How many points `random` draws."""
     max_time: Any = None
     time_metric: Any = None
     divisor: Any = None
@@ -60,6 +61,26 @@ class Searcher(Section):
     bracket_rungs: Any = None
     mode: Any = None
     stop_once: Any = None
+
+    @classmethod
+    def disagreements(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """What a searcher cannot do without, and what only a master can do."""
+        name = raw.get("name", "single")
+        if name in ("adaptive_asha", "async_halving"):
+            advice = "--set searcher.name=random runs the same space here"
+            yield "name", f"{name} needs a cluster; {advice}"
+        if name == "random" and raw.get("max_trials") is None:
+            yield "max_trials", "missing; searcher `random` needs the number of points to draw"
+        for key in ("source_trial_id", "source_checkpoint_uuid"):
+            if raw.get(key) is not None:
+                yield key, "needs a cluster; use --from CHECKPOINT here"
+
+
+class Reproducibility(Section):
+    """What a search draws follows from it."""
+
+    experiment_seed: Seed | None = None
+    """Of the points that searcher `random` draws; 0 when absent."""
 
 
 class Resources(Section):
@@ -170,6 +191,8 @@ class Experiment(Section):
     """With which variables."""
     checkpoint_storage: CheckpointStorage = CheckpointStorage()
     """Where its checkpoints go."""
+    reproducibility: Reproducibility = Reproducibility()
+    """What its searcher draws."""
     name: Any = None
     description: Any = None
     labels: Any = None
@@ -178,7 +201,6 @@ class Experiment(Section):
     data: Any = None
     max_restarts: Any = None
     preemption_timeout: Any = None
-    reproducibility: Any = None
     bind_mounts: Any = None
     profiling: Any = None
     log_policies: Any = None
@@ -196,14 +218,3 @@ class Experiment(Section):
     perform_initial_validation: Any = None
     checkpoint_policy: Any = None
     data_layer: Any = None
-
-    @classmethod
-    def disagreements(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """What only a master can do."""
-        searcher = raw.get("searcher")
-        searcher = searcher if isinstance(searcher, Mapping) else {}
-        if searcher.get("name", "single") in ("random", "adaptive_asha", "async_halving"):
-            yield "searcher.name", f"{searcher['name']} needs a cluster; use single or grid here"
-        for key in ("source_trial_id", "source_checkpoint_uuid"):
-            if searcher.get(key) is not None:
-                yield f"searcher.{key}", "needs a cluster; use --from CHECKPOINT here"
