@@ -1,11 +1,13 @@
 """What a command asks for: changes of a YAML, the points of a search, a folder for each."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from detsd.config import ConfigError
 from detsd.plan import apply_change, make_plan, trial_names
+from tests.conftest import ROOT
 
 RATE = {"type": "log", "base": 10, "minval": -4, "maxval": -2}
 
@@ -120,3 +122,27 @@ def test_a_plan_knows_what_varies_and_whether_its_trials_are_to_be_compared(cli,
     grid = make_plan(cli.write(generation), [], None)
     assert len(grid.points) == 2
     assert not grid.is_compared
+
+
+def test_the_shipped_search_is_one_for_a_cluster_and_runs_here(models, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    file = Path("finetune_search.yaml")
+    text = file.read_text()
+    assert f"det e create {file} ." in text
+    assert f"python -m detsd run {file} --set searcher.name=random" in text
+    # Whatever stands in demo/model: what is asked here is the search.
+    model = f"model.pretrained_model_name_or_path={models['sd1']}"
+    changes = ["searcher.name=random", model, "inference.scorer_name_or_path=null"]
+    plan = make_plan(file, changes, None)
+    searcher = plan.experiment.searcher
+    assert len(plan.points) == searcher.max_trials
+    assert set(plan.varied[0]) == {
+        *("training.learning_rate", "training.embedding_norm", "concepts.num_vectors"),
+    }
+    assert (searcher.metric, searcher.smaller_is_better) == ("quality", False)
+    # A cluster's ASHA asks for both, and decides where quality has just been measured.
+    training = plan.points[0]["training"]
+    assert searcher.time_metric == "steps"
+    assert searcher.max_time == training["num_sgd_steps"]
+    for rung in range(searcher.max_rungs):
+        assert searcher.max_time / searcher.divisor**rung % training["checkpoint_freq"] == 0
