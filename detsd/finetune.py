@@ -15,7 +15,7 @@ from detsd.run import Run, prepare, target_step
 from detsd.sampler import check_scheduler
 from detsd.samples import missing_samples, names_no_concept, sample_settings
 from detsd.trial import Trial, run_trial
-from detsd.validation import conclude, validation_loss
+from detsd.validation import conclude, validate
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +52,12 @@ def train(run: Run) -> None:
     batch_size = run.batches.batch_size
     rate = learning_rate_at(config, run.step, batch_size, run.target)
     meter = Meter(method.terms, batch_size, ADVICE.format(rate=rate))
+    if run.stopper.done:
+        log.info("stopped early at step %d: for more, raise early_stop.patience", run.step)
+        return
     if not begin(run, meter):
         return
-    while run.step < run.target:
+    while run.step < run.target and not run.stopper.done:
         meter.start()
         rate = learning_rate_at(config, run.step, batch_size, run.target)
         set_learning_rate(optimizer, rate)
@@ -73,32 +76,44 @@ def train(run: Run) -> None:
             metrics = meter.read(run.step, trial.total) | method.metrics()
             meter.check(run.step, metrics)
             trial.report("training", run.step, metrics | {"learning_rate": rate})
-        if saving:
-            validate(run, meter)
+        run.reviewed = not (saving or due(run.step, run.sample_freq, run.target))
+        stopping = stopping or not review(run, meter)
         if saving or stopping:
             save(run)
-        if stopping or not draw_samples(run):
+        if stopping:
             log.info("stopped at step %d of %d: the next start goes on", run.step, run.target)
             return
     conclude(run)
 
 
 def begin(run: Run, meter: Meter) -> bool:
-    """Do what comes before the first step, or what a crash has cut off; return whether to go on."""
+    """Do what comes before the first step, or what a stop has cut off; return whether to go on."""
+    if run.reviewed:
+        if due(run.step, run.sample_freq, run.target):
+            run.samples.complete(run.step)
+        return True
+    if not review(run, meter):
+        log.info("stopped at step %d of %d: the next start goes on", run.step, run.target)
+        return False
     if run.step == 0:
-        validate(run, meter)
         run.first_loss = run.loss
-    return draw_samples(run)
+    return True
 
 
-def draw_samples(run: Run) -> bool:
-    """Draw the samples, if they are due; return whether to go on."""
-    if not due(run.step, run.sample_freq, run.target):
+def review(run: Run, meter: Meter) -> bool:
+    """Draw the samples and take the measures that are due; return whether nothing cut it short."""
+    if run.reviewed:
         return True
     drawn = run.samples.draw(run.step, may_stop=run.step < run.target)
-    if not drawn and not due(run.step, run.config.checkpoint_freq, run.target):
-        save(run)  # or the steps since the last checkpoint were lost
-    return drawn
+    if drawn is None:
+        return False
+    if due(run.step, run.config.checkpoint_freq, run.target):
+        metrics = validate(run, drawn)
+        meter.check(run.step, {f"validation {name}": value for name, value in metrics.items()})
+        run.trial.report("validation", run.step, metrics)
+        run.stopper.see(run.step, metrics)
+    run.reviewed = True
+    return True
 
 
 def accumulate_gradients(run: Run) -> dict[str, torch.Tensor]:
@@ -130,13 +145,6 @@ def due(step: int, every: int, target: int) -> bool:
     return step % every == 0 or step == target
 
 
-def validate(run: Run, meter: Meter) -> None:
-    """Report the validation loss."""
-    run.loss = validation_loss(run)
-    meter.check(run.step, {"validation loss": run.loss})
-    run.trial.report("validation", run.step, {"loss": run.loss})
-
-
 def save(run: Run) -> None:
     """Keep the run as it is: what others read in export/, what only it goes on from in resume/."""
     about = {"version": __version__, "base_model": run.base_model}
@@ -145,10 +153,14 @@ def save(run: Run) -> None:
         "batch_size": run.batches.batch_size,
         "processes": run.trial.size,
         "first_loss": run.first_loss,
+        "reviewed": run.reviewed,
+        "references": run.critic.state(),
+        "early_stop": run.stopper.state(),
     }
 
     def write(folder: Path) -> None:
-        run.method.export(folder / "export", {**about, "steps": run.step})
+        with run.stopper.best() as step:
+            run.method.export(folder / "export", {**about, "steps": step or run.step})
         write_state(
             folder,
             step=run.step,

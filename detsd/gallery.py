@@ -7,13 +7,18 @@ from PIL import Image, ImageDraw, ImageFont
 
 MARGIN = 8
 FONT_SIZE = 14
+SMALL = 11  # of a label below its image
 LEAST_SIDE = 128
 LEAST_WIDTH = 400  # so that a title is read in few lines
 
 
-def sheet(images: Sequence[Image.Image], columns: int, title: str = "") -> Image.Image:
-    """Return one picture of all the images, row by row, under a title."""
+def sheet(
+    images: Sequence[Image.Image], columns: int, title: str = "", labels: Sequence[str] = ()
+) -> Image.Image:
+    """Return one picture of all the images, row by row, under a title, each over its label."""
     images = [_legible(image) for image in images]
+    if labels:
+        images = _labelled(images, labels)
     width, height = images[0].size
     rows = -(-len(images) // columns)
     full_width = max(columns * (width + MARGIN) + MARGIN, LEAST_WIDTH)
@@ -29,16 +34,31 @@ def sheet(images: Sequence[Image.Image], columns: int, title: str = "") -> Image
     return page
 
 
+def _labelled(images: Sequence[Image.Image], labels: Sequence[str]) -> list[Image.Image]:
+    width = images[0].width
+    lines = [_wrap(label, width, SMALL) for label in labels]
+    height = max(map(len, lines)) * (SMALL + 3) + 4
+    tiles = []
+    for image, text in zip(images, lines, strict=True):
+        tile = Image.new("RGB", (width, image.height + height), "white")
+        tile.paste(image)
+        ImageDraw.Draw(tile).multiline_text(
+            (0, image.height + 1), "\n".join(text), "black", _font(SMALL), spacing=3
+        )
+        tiles.append(tile)
+    return tiles
+
+
 def _legible(image: Image.Image) -> Image.Image:
     """Return a tiny model's picture in larger pixels, any other as it is."""
     times = max(1, LEAST_SIDE // min(image.size))
     return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
 
 
-def _wrap(title: str, width: int) -> list[str]:
-    letters = max(8, int(width / _font().getlength("n")))
-    return textwrap.wrap(title, letters)
+def _wrap(text: str, width: int, size: int = FONT_SIZE) -> list[str]:
+    letters = max(8, int(width / _font(size).getlength("n")))
+    return textwrap.wrap(text, letters)
 
 
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(FONT_SIZE)
+def _font(size: int = FONT_SIZE) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)

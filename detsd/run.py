@@ -11,7 +11,9 @@ import torch
 from detsd.batches import Batches
 from detsd.concepts import Concept, ConceptError, read_concepts
 from detsd.config import ConfigError, FinetuneConfig, TrainingConfig, Word, hub_token
+from detsd.critic import Critic, open_critic
 from detsd.data import Example, cache_latents
+from detsd.earlystop import Stopper, early_stop
 from detsd.methods import Method, attach
 from detsd.model import StableDiffusion, load_model
 from detsd.optimization import build_optimizer
@@ -37,9 +39,12 @@ class Run:
     optimizer: torch.optim.Optimizer
     batches: Batches
     samples: Samples
+    critic: Critic
+    stopper: Stopper
     sample_freq: int
     target: int
     step: int
+    reviewed: bool  # whether the samples and metrics that were due at this step are there
     first_loss: float | None  # the validation loss before the first step
     loss: float | None = None  # and the last one that this process saw
 
@@ -72,6 +77,9 @@ def prepare(
         step, noted = read_state(
             checkpoint.path, method=method, optimizer=optimizer, config=training, run=now
         )
+    samples = Samples(config.inference, model, trial)
+    size = config.concepts.img_size or model.size
+    critic = open_critic(config, examples, size, samples.images, trial, noted.get("references", {}))
     return Run(
         config=training,
         base_model=config.model.pretrained_model_name_or_path,
@@ -80,10 +88,13 @@ def prepare(
         method=method,
         optimizer=optimizer,
         batches=_batches(config, trial, examples, model, batch_size),
-        samples=Samples(config.inference, model, trial),
+        samples=samples,
+        critic=critic,
+        stopper=early_stop(training.early_stop, method, noted.get("early_stop", {})),
         sample_freq=config.inference.sample_freq or training.checkpoint_freq,
         target=target_step(training, trial),
         step=step,
+        reviewed=step > 0 and noted.get("reviewed", True),
         first_loss=noted.get("first_loss"),
     )
 

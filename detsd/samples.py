@@ -1,7 +1,7 @@
 """The pictures that a run draws of its prompts, with the same seeds each time."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
@@ -11,6 +11,8 @@ from detsd.model import StableDiffusion
 from detsd.sampler import Request, Settings, generate
 from detsd.trial import Trial
 from detsd.words import named
+
+Drawn = dict[str, list[Image.Image]]  # by prompt
 
 
 class Samples:
@@ -23,21 +25,33 @@ class Samples:
         self._columns = config.num_pipeline_calls * config.inference_batch_size
         self._settings = sample_settings(config)
 
-    def draw(self, step: int, may_stop: bool) -> bool:
-        """Draw and show the sheets of a step that are missing; return whether all are there.
+    def draw(self, step: int, may_stop: bool) -> Drawn | None:
+        """Draw and show a sheet of each prompt; return the images by prompt, or None if cut short.
 
         With a large model they take minutes: where `may_stop`, a request to stop cuts them short.
         """
-        missing = missing_samples(self._config, self._trial, step)
-        if not missing:
-            return True
+        return self._draw(step, _names(self._config.prompts), may_stop)
+
+    def complete(self, step: int) -> None:
+        """Draw the sheets of a step that are missing: those of prompts that are new."""
+        self._draw(step, missing_samples(self._config, self._trial, step), may_stop=False)
+
+    def images(self, prompts: Sequence[str]) -> Drawn:
+        """Draw the prompts with the samples' seeds, and show nothing."""
         with self._model.vae_awake():
-            for name, prompt in missing.items():
+            return {prompt: self._images(prompt) for prompt in prompts}
+
+    def _draw(self, step: int, prompts: Mapping[str, str], may_stop: bool) -> Drawn | None:
+        drawn: Drawn = {}
+        if not prompts:
+            return drawn
+        with self._model.vae_awake():
+            for name, prompt in prompts.items():
                 if may_stop and self._trial.should_stop():
-                    return False
-                images = self._images(prompt)
+                    return None
+                images = drawn[prompt] = self._images(prompt)
                 self._trial.show(name, sheet(images, self._columns, f"step {step}: {prompt}"), step)
-        return True
+        return drawn
 
     def _images(self, prompt: str) -> list[Image.Image]:
         count = self._columns * self._trial.slots
@@ -62,7 +76,7 @@ def sample_settings(config: InferenceConfig) -> Settings:
 
 def missing_samples(config: InferenceConfig, trial: Trial, step: int) -> dict[str, str]:
     """Return the prompts whose sheets were not shown at this step, by the sheets' names."""
-    names = {_name(place, prompt): prompt for place, prompt in enumerate(config.prompts)}
+    names = _names(config.prompts)
     # Asked of the chief's folder by every process: they have to agree on what to draw.
     return {
         name: prompt for name, prompt in names.items() if trial.any(not trial.shown(name, step))
@@ -72,6 +86,10 @@ def missing_samples(config: InferenceConfig, trial: Trial, step: int) -> dict[st
 def names_no_concept(prompts: Sequence[str], words: Sequence[str]) -> list[str]:
     """Return the prompts in which none of the words stands."""
     return [prompt for prompt in prompts if not named(prompt, words)]
+
+
+def _names(prompts: Sequence[str]) -> dict[str, str]:
+    return {_name(place, prompt): prompt for place, prompt in enumerate(prompts)}
 
 
 def _name(place: int, prompt: str) -> str:

@@ -8,11 +8,18 @@ from detsd.batches import Batch
 from detsd.loss import denoising_loss
 from detsd.model import StableDiffusion
 from detsd.run import Run
+from detsd.samples import Drawn
 
 log = logging.getLogger(__name__)
 
 # Below this share of its first length a concept has hardly left its initializer.
 HARDLY_MOVED = 0.01
+
+
+def validate(run: Run, drawn: Drawn) -> dict[str, float]:
+    """Return the metrics that searchers rank by; `steps` is what ASHA may measure its time in."""
+    run.loss = validation_loss(run)
+    return {"loss": run.loss, **run.critic.scores(drawn), "steps": run.step}
 
 
 @torch.no_grad()

@@ -34,6 +34,15 @@ def named(prompt: str, names: Iterable[str]) -> set[str]:
     return {_meant(match["name"], names) for match in found if match["name"]}
 
 
+def reworded(prompt: str, words: Mapping[str, str]) -> str:
+    """Put each concept's plain words where its name stands."""
+
+    def replace(match: re.Match[str]) -> str:
+        return words[_meant(match["name"], words)] if match["name"] else match[0]
+
+    return _pattern(tuple(words)).sub(replace, prompt) if words else prompt
+
+
 def same_word(one: str, other: str) -> bool:
     """Return whether two names differ in case at most, which prompts ignore."""
     # By the rules of the pattern below, which knows more pairs than casefold does.

@@ -13,8 +13,11 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from transformers import BitImageProcessor, CLIPImageProcessor, Dinov2Config, Dinov2Model
 
+from demo.architecture import build_scorer
 from demo.tiny_model import FAMILIES, build
+from demo.vocabulary import build_tokenizer
 from detsd.config import ModelConfig
 from detsd.model import StableDiffusion, load_model
 
@@ -33,6 +36,31 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A folder for each family."""
     root = tmp_path_factory.mktemp("models")
     return {family: build(root / family, family) for family in FAMILIES}
+
+
+@pytest.fixture(scope="session")
+def scorer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIP with random weights."""
+    folder = tmp_path_factory.mktemp("scorer")
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    build_scorer(tokenizer, 32).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    CLIPImageProcessor(size=32, crop_size=32).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dino_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny DINO with random weights."""
+    folder = tmp_path_factory.mktemp("dino")
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    Dinov2Model(config).save_pretrained(folder)
+    BitImageProcessor(size=28, crop_size=28).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

@@ -7,14 +7,17 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "detsd"
 LEVELS = (
-    {"", "words", "concepts", "loss", "gallery", "images", "console", "storage", "processes"},
+    {
+        *("", "words", "concepts", "loss", "gallery", "images", "console", "storage", "processes"),
+        "score",
+    },
     {"config", "tokens", "trial", "runfolder"},
     {"launcher", "prompts", "text", "search", "optimization", "meter", "retention", "foldertrial"}
     | {"leaderboard"},
     {"data", "model", "rank", "plan"},
     {"batches", "sampler"},
     {"methods", "samples", "generate", "grid"},
-    {"resume"},
+    {"resume", "critic", "earlystop"},
     {"run"},
     {"validation"},
     {"finetune", "local"},

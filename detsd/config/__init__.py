@@ -2,7 +2,12 @@
 
 from detsd.config.concepts import ConceptsConfig, Folder, Word
 from detsd.config.experiment import Experiment
-from detsd.config.finetune import FinetuneConfig, ModelConfig, TrainingConfig
+from detsd.config.finetune import (
+    EarlyStopConfig,
+    FinetuneConfig,
+    ModelConfig,
+    TrainingConfig,
+)
 from detsd.config.grid import GridConfig
 from detsd.config.hub import hub_token
 from detsd.config.inference import InferenceConfig
@@ -11,6 +16,7 @@ from detsd.config.read import ConfigError, read
 __all__ = [
     "ConceptsConfig",
     "ConfigError",
+    "EarlyStopConfig",
     "Experiment",
     "FinetuneConfig",
     "Folder",

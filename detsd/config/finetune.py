@@ -7,14 +7,26 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from detsd.config.concepts import ConceptsConfig
+from detsd.config.hub import folder_or_hub_id
 from detsd.config.inference import InferenceConfig
 from detsd.config.read import Count, Extra, Integer, Number, Section, Seed
+from detsd.words import named
 
 OPTIMIZER_ARGUMENTS = {
     "adam": {"betas", "eps", "weight_decay", "amsgrad", "foreach", "fused"},
     "adamw": {"betas", "eps", "weight_decay", "amsgrad", "foreach", "fused"},
     "sgd": {"momentum", "dampening", "weight_decay", "nesterov", "foreach", "fused"},
 }
+METRICS = (
+    "loss",
+    "quality",
+    "fidelity",
+    "prompt_adherence",
+    "diversity",
+    "copying",
+    "dino_fidelity",
+)
+SMALLER_IS_BETTER = ("loss", "copying")
 Positive = Annotated[Number, Field(gt=0)]
 Beta = Annotated[Number, Field(gt=0, lt=1)]
 NotNegative = Annotated[Number, Field(ge=0)]
@@ -35,13 +47,24 @@ class ModelConfig(Section):
     @field_validator("pretrained_model_name_or_path")
     @classmethod
     def _folder_or_hub_id(cls, name: str) -> str:
-        looks_like_a_path = name.startswith((".", "/", "~")) or name.count("/") > 1
-        if looks_like_a_path and not Path(name).expanduser().is_dir():
-            raise ValueError("no such folder")
-        folder = Path(name).expanduser()
-        if folder.is_dir() and not (folder / "unet").is_dir():
+        name = folder_or_hub_id(name)
+        if Path(name).is_dir() and not (Path(name) / "unet").is_dir():
             raise ValueError("the folder holds no model in diffusers' layout (no unet/ in it)")
-        return str(folder) if folder.is_dir() else name
+        return name
+
+
+class EarlyStopConfig(Section):
+    """When a run ends before its last step: the metric has long been no better."""
+
+    metric: Literal[METRICS]  # type: ignore[valid-type]
+    """The validation metric to watch; all but `loss` need `inference.scorer_name_or_path`."""
+    patience: Count
+    """Checkpoints without a better value after which the run ends."""
+
+    @property
+    def smaller_is_better(self) -> bool:
+        """Whether less of the metric is better."""
+        return self.metric in SMALLER_IS_BETTER
 
 
 class TrainingConfig(Section):
@@ -85,6 +108,8 @@ class TrainingConfig(Section):
     """Steps between checkpoints."""
     metric_report_freq: Count = 50
     """Steps between reports of the training metrics."""
+    early_stop: EarlyStopConfig | None = None
+    """End when a validation metric is no better for some checkpoints; the best is exported."""
     beta_start: Beta | None = None
     """Forward process: the first beta; the model's own scheduler config when absent."""
     beta_end: Beta | None = None
@@ -123,3 +148,34 @@ class FinetuneConfig(Section):
     """How it is learnt."""
     inference: InferenceConfig = InferenceConfig()
     """Which samples show it."""
+
+    @classmethod
+    def disagreements(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """What has to be measured and is not."""
+        training, inference = (_mapping(raw.get(key)) for key in ("training", "inference"))
+        scorer, dino = (inference.get(f"{kind}_name_or_path") for kind in ("scorer", "dino"))
+        metric = _mapping(training.get("early_stop")).get("metric", "loss")
+        if metric in METRICS[1:] and not scorer:
+            yield "training.early_stop.metric", f"{metric} needs inference.scorer_name_or_path"
+        if metric == "dino_fidelity" and not dino:
+            yield "training.early_stop.metric", f"{metric} needs inference.dino_name_or_path"
+        if dino and not scorer:
+            yield "inference.dino_name_or_path", "needs inference.scorer_name_or_path beside it"
+        if scorer and not _names_a_concept(raw, inference):
+            yield "inference.scorer_name_or_path", "needs an inference prompt that names a concept"
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _names_a_concept(raw: Mapping[str, Any], inference: Mapping[str, Any]) -> bool:
+    prompts, words = (
+        [value] if isinstance(value, str) else value or ()
+        for value in (
+            inference.get("inference_prompts"),
+            _mapping(raw.get("concepts")).get("concept_strs"),
+        )
+    )
+    drawn = inference.get("generate_training_images", True)
+    return bool(drawn) and any(named(str(prompt), map(str, words)) for prompt in prompts)

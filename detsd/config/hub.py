@@ -1,7 +1,8 @@
-"""The model hub's token, as the environment has it."""
+"""What names a model: a folder, or an id on the hub, and the token for it."""
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 
 log = logging.getLogger(__name__)
 
@@ -24,3 +25,12 @@ def hub_token(environment: Mapping[str, str]) -> str | bool | None:
         )
     real = [value for value in values.values() if value and value != PLACEHOLDER]
     return real[0] if real else False if PLACEHOLDER in values.values() else None
+
+
+def folder_or_hub_id(name: str) -> str:
+    """Return the folder's path, or the name as it is where it can only be an id."""
+    folder = Path(name).expanduser()
+    looks_like_a_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if looks_like_a_path and not folder.is_dir():
+        raise ValueError("no such folder")
+    return str(folder) if folder.is_dir() else name

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from detsd.config.hub import folder_or_hub_id
 from detsd.config.read import Count, Extra, Integer, Listed, Number, Section, Seed
 
 SCHEDULER_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -11,6 +12,7 @@ SCHEDULER_DEFAULTS: dict[str, dict[str, Any]] = {
     "ddim": {"clip_sample": False},
     "lms-discrete": {},
 }
+ScorerName = Annotated[str, Field(min_length=1), AfterValidator(folder_or_hub_id)]
 SchedulerName = Literal["pndm", "ddim", "lms-discrete"]
 
 
@@ -39,6 +41,11 @@ class InferenceConfig(Section):
     """Seed of the first picture; the next ones count up from it."""
     sample_freq: Count | None = None
     """Steps between samples, when more or less often than checkpoints."""
+
+    scorer_name_or_path: ScorerName | None = None
+    """A CLIP model, folder or hub id: at each checkpoint it scores the samples."""
+    dino_name_or_path: ScorerName | None = None
+    """A DINO model besides, for `dino_fidelity`: it looks more at the thing than at its kind."""
 
     @property
     def prompts(self) -> tuple[str, ...]:

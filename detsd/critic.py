@@ -1,0 +1,147 @@
+"""What a run's samples are compared with, and what comes of it."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import torch
+from PIL import Image
+
+from detsd import images
+from detsd.config import ConceptsConfig, FinetuneConfig, hub_token
+from detsd.data import Example
+from detsd.samples import Drawn
+from detsd.score import Album, References, Scorer, Seen, likeness, load_scorer, together
+from detsd.trial import Trial
+from detsd.words import named, reworded
+
+T = TypeVar("T")
+NOTHING = Seen(torch.empty(0), torch.empty(0))
+Draw = Callable[[Sequence[str]], Drawn]
+
+
+class Critic(Protocol):
+    """What the loop knows of it."""
+
+    def scores(self, drawn: Drawn) -> dict[str, float]:
+        """Return the metrics of the samples, the same in every process."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+
+
+class NoCritic:
+    """Where no scorer is named nothing is scored, and nothing is spent."""
+
+    def scores(self, drawn: Drawn) -> dict[str, float]:
+        """Return none."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+
+class SampleCritic:
+    """Scores samples against the training pictures and the prompts' plain words."""
+
+    def __init__(
+        self,
+        scorer: Scorer | None,  # of the process that looks; the others are told
+        plain: Mapping[str, str],
+        real: Mapping[str, Seen],
+        draw: Draw,
+        trial: Trial,
+        references: References | None,
+    ):
+        self._scorer = scorer
+        self._plain = plain
+        self._real = real
+        self._draw = draw
+        self._trial = trial
+        self._references = references
+
+    def scores(self, drawn: Drawn) -> dict[str, float]:
+        """Return the metrics of the samples, the same in every process."""
+        told = {prompt: samples for prompt, samples in drawn.items() if self._names(prompt)}
+        if self._references is None:
+            plain = self._draw([reworded(prompt, self._plain) for prompt in told])
+            self._references = self._ask(lambda scorer: self._refer(scorer, plain))
+        references = self._references
+        return self._ask(lambda scorer: scorer.scores(self._albums(scorer, told), references))
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: the references, which cost a round of samples."""
+        return {} if self._references is None else self._references._asdict()
+
+    def _names(self, prompt: str) -> list[str]:
+        return sorted(named(prompt, self._plain))
+
+    def _ask(self, question: Callable[[Scorer], T]) -> T:
+        def answer(_: int) -> T:
+            assert self._scorer is not None, "only the chief is asked"
+            return question(self._scorer)
+
+        return self._trial.deal(answer, range(1))[0]
+
+    def _refer(self, scorer: Scorer, plain: Drawn) -> References:
+        albums = [Album(prompt, scorer.see(samples), NOTHING) for prompt, samples in plain.items()]
+        fidelity = [likeness(seen.clip) for seen in self._real.values()]
+        return References(sum(fidelity) / len(fidelity), scorer.adherence(albums))
+
+    def _albums(self, scorer: Scorer, told: Drawn) -> list[Album]:
+        return [
+            Album(
+                reworded(prompt, self._plain),
+                scorer.see(samples),
+                together([self._real[name] for name in self._names(prompt)]),
+            )
+            for prompt, samples in told.items()
+        ]
+
+
+def open_critic(
+    config: FinetuneConfig,
+    examples: Sequence[Example],
+    size: int,
+    draw: Draw,
+    trial: Trial,
+    state: Mapping[str, float],
+) -> Critic:
+    """Return the critic that the config asks for."""
+    inference, concepts = config.inference, config.concepts
+    if inference.scorer_name_or_path is None:
+        return NoCritic()
+    if not trial.is_chief:
+        scorer, real = None, {}
+    else:
+        scorer = load_scorer(
+            inference.scorer_name_or_path,
+            inference.dino_name_or_path,
+            trial.device,
+            hub_token(os.environ),
+        )
+        real = {
+            word.name: scorer.see(_pictures_of(word.name, concepts, examples, size))
+            for word in concepts.words
+        }
+    return SampleCritic(
+        scorer,
+        {word.name: word.initializer for word in concepts.words},
+        real,
+        draw,
+        trial,
+        References(**state) if state else None,
+    )
+
+
+def _pictures_of(
+    word: str, concepts: ConceptsConfig, examples: Sequence[Example], size: int
+) -> list[Image.Image]:
+    """The word's pictures as small as the model draws, or sharpness alone would tell them apart."""
+    folders = {folder.path for folder in concepts.folders if folder.word == word}
+    found = [images.read_image(one.image) for one in examples if one.image.parent in folders]
+    return [
+        picture.resize((size, size), Image.Resampling.BICUBIC, box=images.middle(picture))
+        for picture in found
+    ]

@@ -1,0 +1,159 @@
+"""How good pictures of a concept are, as CLIP and DINO see them; this file knows no run."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel
+
+BATCH = 32
+
+
+class ScoreError(ValueError):
+    """A scorer that cannot be used."""
+
+
+class Seen(NamedTuple):
+    """Pictures as the models see them; each row has length 1."""
+
+    clip: torch.Tensor  # (pictures, width)
+    dino: torch.Tensor  # likewise; of no width where there is no such model
+
+
+class Album(NamedTuple):
+    """What was drawn of one prompt, and what it should be like."""
+
+    prompt: str  # in plain words, since CLIP does not know the concept's
+    samples: Seen
+    real: Seen  # pictures of the concept
+
+
+class References(NamedTuple):
+    """What scores are compared with."""
+
+    fidelity: float  # of real pictures to each other
+    prompt_adherence: float  # of what the initializer's words draw
+
+
+class Eye:
+    """A model that turns pictures into vectors; it is on the device only while it looks."""
+
+    def __init__(self, model: Any, processor: Any, device: torch.device):
+        self._model = model
+        self._processor = processor
+        self._device = device
+
+    @torch.no_grad()
+    def see(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """Return a row a picture."""
+        model = self._model.to(self._device)
+        look = getattr(model, "get_image_features", model)  # DINO is called as it is
+        rows = []
+        for start in range(0, len(pictures), BATCH):
+            batch = self._processor(pictures[start : start + BATCH], return_tensors="pt")
+            rows.append(_unit(look(pixel_values=batch["pixel_values"].to(self._device))))
+        self._model.to("cpu")
+        return torch.cat(rows)
+
+
+class Scorer:
+    """A CLIP model, and DINO where one is named."""
+
+    def __init__(self, clip: Any, tokenizer: Any, eye: Eye, dino: Eye | None):
+        self._clip = clip
+        self._tokenizer = tokenizer
+        self._eye = eye
+        self._dino = dino
+
+    def see(self, pictures: Sequence[Image.Image]) -> Seen:
+        """Return what both see."""
+        pictures = list(pictures)
+        blind = torch.empty(len(pictures), 0)
+        return Seen(self._eye.see(pictures), self._dino.see(pictures) if self._dino else blind)
+
+    @torch.no_grad()
+    def read(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return a row a text."""
+        longest = self._clip.config.text_config.max_position_embeddings
+        ids = self._tokenizer(
+            list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt"
+        )
+        return _unit(self._clip.get_text_features(ids["input_ids"], ids["attention_mask"]))
+
+    def adherence(self, albums: Sequence[Album]) -> float:
+        """Return the mean similarity of samples to their prompts."""
+        wanted = self.read([album.prompt for album in albums])
+        rows = [album.samples.clip @ text for album, text in zip(albums, wanted, strict=True)]
+        return float(torch.cat(rows).mean())
+
+    def scores(self, albums: Sequence[Album], references: References) -> dict[str, float]:
+        """Return every metric."""
+        clip = [album.samples.clip @ album.real.clip.T for album in albums]
+        fidelity, adherence = _mean(clip), self.adherence(albums)
+        metrics = {
+            "fidelity": fidelity,
+            "prompt_adherence": adherence,
+            "diversity": 1 - likeness(torch.cat([album.samples.clip for album in albums])),
+            "copying": max(float(one.max()) for one in clip),
+            "quality": quality(fidelity, adherence, references),
+        }
+        if self._dino:
+            metrics["dino_fidelity"] = _mean([one.samples.dino @ one.real.dino.T for one in albums])
+        return metrics
+
+
+def quality(fidelity: float, adherence: float, references: References) -> float:
+    """Return the harmonic mean of both, each as a share of its reference, from 0 to 1."""
+    shares = [
+        min(max(value / reference, 0.0), 1.0) if reference > 0 else 0.0
+        for value, reference in zip((fidelity, adherence), references, strict=True)
+    ]
+    return 2 * math.prod(shares) / sum(shares) if sum(shares) else 0.0
+
+
+def likeness(seen: torch.Tensor) -> float:
+    """Return the mean similarity of any two of (pictures, width); of one to itself, 1."""
+    count = len(seen)
+    if count < 2:
+        return 1.0
+    return (float((seen @ seen.T).sum()) - count) / (count * (count - 1))
+
+
+def together(groups: Sequence[Seen]) -> Seen:
+    """Return several groups of pictures as one."""
+    return Seen(*(torch.cat(column) for column in zip(*groups, strict=True)))
+
+
+def load_scorer(
+    clip: str, dino: str | None, device: torch.device, token: str | bool | None = None
+) -> Scorer:
+    """Load the models, from folders or the hub."""
+    key = "inference.scorer_name_or_path"
+    model = _load(CLIPModel, clip, key, token)
+    tokenizer = _load(AutoTokenizer, clip, key, token)
+    eye = Eye(model, _load(AutoImageProcessor, clip, key, token), device)
+    if dino is None:
+        return Scorer(model, tokenizer, eye, None)
+    key = "inference.dino_name_or_path"
+    other = _load(AutoModel, dino, key, token), _load(AutoImageProcessor, dino, key, token)
+    return Scorer(model, tokenizer, eye, Eye(*other, device))
+
+
+def _load(kind: Any, name: str, key: str, token: str | bool | None) -> Any:
+    try:
+        loaded = kind.from_pretrained(name, token=token)
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ScoreError(f"{key}: {name} could not be loaded: {reason}") from error
+    return loaded.requires_grad_(False).eval() if isinstance(loaded, torch.nn.Module) else loaded
+
+
+def _unit(features: Any) -> torch.Tensor:
+    rows = getattr(features, "pooler_output", features).float()
+    return torch.nn.functional.normalize(rows, dim=-1).cpu()
+
+
+def _mean(values: Sequence[torch.Tensor]) -> float:
+    return float(torch.stack([value.mean() for value in values]).mean())
