@@ -1,0 +1,150 @@
+"""What a run has learnt, in pictures and numbers: python -m demo.compare RUN_FOLDER"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import yaml
+from PIL import Image
+
+from detsd import gallery, images, score, words
+from detsd.concepts import read_concepts
+from detsd.config import FinetuneConfig, read
+from detsd.console import hush_loading
+from detsd.data import read_examples
+from detsd.generate import Pipeline, load_pipeline
+
+SEEDS = 6  # images a prompt
+SHOWN = 3  # of them on the sheet, before and after
+
+
+class Row(NamedTuple):
+    """What one source of pictures scores."""
+
+    source: str
+    metrics: dict[str, float]
+
+
+def main() -> None:
+    """Compare a run's concept with the words that it started from, and with real pictures."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("run", type=Path, help="the folder of a finished run of one concept")
+    run: Path = parser.parse_args().run
+    hush_loading()
+    experiment = yaml.safe_load((run / "config.yaml").read_text())
+    config = read(FinetuneConfig, experiment["hyperparameters"])
+    checkpoint = sorted((run / "checkpoints").glob("step-*"))[-1]
+    (concept,) = read_concepts(checkpoint / "export")
+    pipeline = load_pipeline(config.model.pretrained_model_name_or_path, concepts=[concept])
+    plain = [
+        words.reworded(prompt, {concept.name: concept.initializer or "thing"})
+        for prompt in config.inference.prompts
+    ]
+    real = real_pictures(config, pipeline.model.size)
+    print(f"drawing {2 * SEEDS * len(plain)} images: {len(plain)} prompts, before and after")
+    before = draw(pipeline, plain, config)
+    after = draw(pipeline, config.inference.prompts, config)
+    sheet = run / "before-and-after.png"
+    show(real, before, after, config.inference.prompts).save(sheet)
+    print_table(rate(config, plain, before, after, real))
+    print(f"\nthe pictures     {sheet}")
+    print(f"the concept      {checkpoint / 'export' / f'{concept.name}.safetensors'}")
+    print(f"the whole course tensorboard --logdir {run / 'tensorboard'}")
+
+
+def real_pictures(config: FinetuneConfig, size: int) -> list[Image.Image]:
+    """The pictures that the concept was learnt from, as small as the model sees them."""
+    found = [images.read_image(one.image) for one in read_examples(config.concepts)]
+    method = Image.Resampling.BICUBIC
+    return [one.resize((size, size), method, box=images.middle(one)) for one in found]
+
+
+def draw(
+    pipeline: Pipeline, prompts: Sequence[str], config: FinetuneConfig
+) -> list[list[Image.Image]]:
+    """Some images of each prompt, with the same seeds each time."""
+    settings = config.inference
+    return [
+        pipeline(
+            prompt,
+            seed=settings.main_process_generator_seed,
+            count=SEEDS,
+            steps=settings.num_inference_steps,
+            guidance=settings.guidance_scale,
+            scheduler=settings.inference_scheduler_name,
+            scheduler_kwargs=settings.other_inference_scheduler_kwargs,
+            batch_size=SEEDS,
+        )
+        for prompt in prompts
+    ]
+
+
+def rate(
+    config: FinetuneConfig,
+    plain: Sequence[str],
+    before: Sequence[Sequence[Image.Image]],
+    after: Sequence[Sequence[Image.Image]],
+    real: Sequence[Image.Image],
+) -> list[Row]:
+    """The scores of the words, of the concept, and of real pictures."""
+    name = config.inference.scorer_name_or_path
+    if name is None:
+        raise SystemExit("the run's YAML names no inference.scorer_name_or_path to score with")
+    scorer = score.load_scorer(name, None, torch.device("cpu"))
+    seen = scorer.see(real)
+
+    def albums(drawn: Sequence[Sequence[Image.Image]]) -> list[score.Album]:
+        pairs = zip(plain, drawn, strict=True)
+        return [score.Album(prompt, scorer.see(one), seen) for prompt, one in pairs]
+
+    ceiling = score.likeness(seen.clip)
+    references = score.References(ceiling, scorer.adherence(albums(before)))
+    word, start = config.concepts.words[0].name, config.concepts.words[0].initializer
+    return [
+        Row(f"“{start}”", scorer.scores(albums(before), references)),
+        Row(word, scorer.scores(albums(after), references)),
+        Row("real pictures", {"fidelity": ceiling, "diversity": 1 - ceiling}),
+    ]
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """The scores, and what they come to."""
+    floor, learnt, ceiling = (row.metrics for row in rows)
+    width = min(44, max(len(row.source) for row in rows))
+    print(f"\n{'':{width}}" + "".join(f"{name:>18}" for name in learnt))
+    for row in rows:
+        values = (
+            f"{row.metrics[name]:18.3f}" if name in row.metrics else " " * 18 for name in learnt
+        )
+        print(f"{row.source[:width]:{width}}" + "".join(values))
+    closed = (learnt["fidelity"] - floor["fidelity"]) / (ceiling["fidelity"] - floor["fidelity"])
+    kept = learnt["prompt_adherence"] / floor["prompt_adherence"]
+    print(f"\nfidelity has come {closed:.0%} of the way from the words to real pictures")
+    print(f"prompt adherence is {kept:.0%} of what the words score")
+
+
+def show(
+    real: Sequence[Image.Image],
+    before: Sequence[Sequence[Image.Image]],
+    after: Sequence[Sequence[Image.Image]],
+    prompts: Sequence[str],
+) -> Image.Image:
+    """Real pictures, then a row a prompt: before on the left, after on the right."""
+    columns = 2 * SHOWN
+    chosen = [real[place * len(real) // columns] for place in range(columns)]
+    tiles, labels = list(chosen), ["real pictures", *[""] * (columns - 1)]
+    for prompt, old, new in zip(prompts, before, after, strict=True):
+        tiles += [*old[:SHOWN], *new[:SHOWN]]
+        labels += [
+            f"before: {prompt}",
+            *[""] * (SHOWN - 1),
+            f"after: {prompt}",
+            *[""] * (SHOWN - 1),
+        ]
+    return gallery.sheet(tiles, columns, "what was learnt from", labels)
+
+
+if __name__ == "__main__":
+    main()
