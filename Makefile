@@ -1,14 +1,18 @@
-# make demo     set up, then run the main job on a model built on the spot
+# make demo     set up, then teach the small model that comes along a new word, and show it
+#               of your own pictures: make demo PICTURES=folder WORDS='a few words for them'
 # make test     set up, then pass the tests
 # make check    format, lint, types, tests
+# make logos    draw the demo's pictures again; make world: a sheet of what its model knows
 # make install  only set up: .venv/ with the tested versions
 
 PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-MODEL := runs/tiny-model
+PICTURES ?= det_logos
+WORDS ?= brain logo, sharp lines, connected circles, concept art
+RUN ?= runs/demo-$(notdir $(PICTURES:/=))
 
-.PHONY: install demo test check logos
+.PHONY: install demo test check logos world
 
 install: $(INSTALLED)
 
@@ -18,10 +22,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# One thread a process: small pieces of work gain nothing from more.
 demo: install
-	$(BIN)/python -m demo.tiny_model $(MODEL)
-	OMP_NUM_THREADS=1 $(BIN)/python -m detsd run finetune_const.yaml --out runs/demo \
-		--set model.pretrained_model_name_or_path=$(MODEL)
+	OMP_NUM_THREADS=1 $(BIN)/python -m detsd run demo/finetune.yaml --processes 2 --out $(RUN) \
+		--set 'concepts.img_dirs=$(PICTURES)' --set 'concepts.initializer_strs=$(WORDS)'
+	$(BIN)/python -m demo.compare $(RUN)
 
 test: install
 	$(BIN)/python -m pytest
@@ -34,3 +39,6 @@ check: install
 
 logos: install
 	$(BIN)/python -m demo.draw_logos
+
+world: install
+	$(BIN)/python -m demo.world docs/world.png

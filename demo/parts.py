@@ -56,6 +56,9 @@ class Shop:
 def train_vae(vae: AutoencoderKL, shop: Shop, plan: Plan) -> float:
     """Pictures to latents and back; at the end the latents are given a spread of one."""
     vae.to(shop.device)
+    if (shop.out / "unet").exists():  # it knows these latents: only the way back may change
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
 
     def losses_at(step: int) -> Losses:
         random = shop.random(step, part=0)
@@ -121,6 +124,8 @@ def train_unet(
 def train_scorer(scorer: CLIPModel, shop: Shop, plan: Plan) -> float:
     """Which of a batch's captions belongs to which of its pictures."""
     scorer.to(shop.device)
+    if shop.device.type == "cpu":
+        scorer.set_attn_implementation("eager")
     mean = torch.tensor(MEAN, device=shop.device, dtype=torch.bfloat16)[:, None, None]
     std = torch.tensor(STD, device=shop.device, dtype=torch.bfloat16)[:, None, None]
 

@@ -1,5 +1,7 @@
 """What a run's samples are compared with, and what comes of it."""
 
+import hashlib
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
@@ -15,6 +17,8 @@ from detsd.score import Album, References, Scorer, Seen, likeness, load_scorer, 
 from detsd.trial import Trial
 from detsd.words import named, reworded
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 NOTHING = Seen(torch.empty(0), torch.empty(0))
 Draw = Callable[[Sequence[str]], Drawn]
@@ -22,6 +26,11 @@ Draw = Callable[[Sequence[str]], Drawn]
 
 class Critic(Protocol):
     """What the loop knows of it."""
+
+    looks: bool
+    """Whether it needs samples."""
+    basis: str
+    """What its scores are measured by: those of another basis cannot be compared."""
 
     def scores(self, drawn: Drawn) -> dict[str, float]:
         """Return the metrics of the samples, the same in every process."""
@@ -32,6 +41,9 @@ class Critic(Protocol):
 
 class NoCritic:
     """Where no scorer is named nothing is scored, and nothing is spent."""
+
+    looks = False
+    basis = ""
 
     def scores(self, drawn: Drawn) -> dict[str, float]:
         """Return none."""
@@ -45,6 +57,8 @@ class NoCritic:
 class SampleCritic:
     """Scores samples against the training pictures and the prompts' plain words."""
 
+    looks = True
+
     def __init__(
         self,
         scorer: Scorer | None,  # of the process that looks; the others are told
@@ -52,8 +66,10 @@ class SampleCritic:
         real: Mapping[str, Seen],
         draw: Draw,
         trial: Trial,
+        basis: str,
         references: References | None,
     ):
+        self.basis = basis
         self._scorer = scorer
         self._plain = plain
         self._real = real
@@ -66,13 +82,14 @@ class SampleCritic:
         told = {prompt: samples for prompt, samples in drawn.items() if self._names(prompt)}
         if self._references is None:
             plain = self._draw([reworded(prompt, self._plain) for prompt in told])
-            self._references = self._ask(lambda scorer: self._refer(scorer, plain))
+            words = sorted({name for prompt in told for name in self._names(prompt)})
+            self._references = self._ask(lambda scorer: self._refer(scorer, plain, words))
         references = self._references
         return self._ask(lambda scorer: scorer.scores(self._albums(scorer, told), references))
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: the references, which cost a round of samples."""
-        return {} if self._references is None else self._references._asdict()
+        return {} if self._references is None else {"scores": tuple(self._references)}
 
     def _names(self, prompt: str) -> list[str]:
         return sorted(named(prompt, self._plain))
@@ -84,9 +101,9 @@ class SampleCritic:
 
         return self._trial.deal(answer, range(1))[0]
 
-    def _refer(self, scorer: Scorer, plain: Drawn) -> References:
+    def _refer(self, scorer: Scorer, plain: Drawn, words: Sequence[str]) -> References:
         albums = [Album(prompt, scorer.see(samples), NOTHING) for prompt, samples in plain.items()]
-        fidelity = [likeness(seen.clip) for seen in self._real.values()]
+        fidelity = [likeness(self._real[word].clip) for word in words]
         return References(sum(fidelity) / len(fidelity), scorer.adherence(albums))
 
     def _albums(self, scorer: Scorer, told: Drawn) -> list[Album]:
@@ -106,9 +123,9 @@ def open_critic(
     size: int,
     draw: Draw,
     trial: Trial,
-    state: Mapping[str, float],
+    noted: Mapping[str, Any],
 ) -> Critic:
-    """Return the critic that the config asks for."""
+    """Return the critic that the config asks for, with what one on the same basis has found."""
     inference, concepts = config.inference, config.concepts
     if inference.scorer_name_or_path is None:
         return NoCritic()
@@ -122,20 +139,32 @@ def open_critic(
             hub_token(os.environ),
         )
         real = {
-            word.name: scorer.see(_pictures_of(word.name, concepts, examples, size))
+            word.name: scorer.see(pictures_of(word.name, concepts, examples, size))
             for word in concepts.words
         }
+    now = _basis(config, examples)
+    state = noted.get("references", {})
+    if state and noted["basis"] != now:
+        log.warning("samples are scored in another way since the checkpoint: references start anew")
     return SampleCritic(
         scorer,
         {word.name: word.initializer for word in concepts.words},
         real,
         draw,
         trial,
-        References(**state) if state else None,
+        now,
+        References(*state["scores"]) if state and noted["basis"] == now else None,
     )
 
 
-def _pictures_of(
+def _basis(config: FinetuneConfig, examples: Sequence[Example]) -> str:
+    pictures = [str(one.image) for one in examples]
+    words = [tuple(word) for word in config.concepts.words]
+    text = f"{config.inference!r}{config.model!r}{words}{pictures}"
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def pictures_of(
     word: str, concepts: ConceptsConfig, examples: Sequence[Example], size: int
 ) -> list[Image.Image]:
     """The word's pictures as small as the model draws, or sharpness alone would tell them apart."""

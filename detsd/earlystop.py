@@ -50,12 +50,16 @@ class Never:
 class EarlyStop:
     """Ends a run whose metric was no better for `patience` checkpoints."""
 
-    def __init__(self, config: EarlyStopConfig, method: Method, state: Mapping[str, Any]):
+    def __init__(
+        self, config: EarlyStopConfig, method: Method, state: Mapping[str, Any], basis: str
+    ):
         self._config = config
         self._method = method
-        same = state.get("metric") == config.metric
+        # A value of the loss means the same whatever the samples are scored by.
+        self._measure = f"{config.metric} {'' if config.metric == 'loss' else basis}"
+        same = state.get("measure") == self._measure and _fits(state["method"], method)
         if state and not same:
-            log.warning("early_stop watches another metric since the checkpoint: it starts anew")
+            log.warning("what early_stop saw up to the checkpoint does not compare: it starts anew")
         self._value: float | None = state["value"] if same else None
         self._step: int | None = state["step"] if same else None
         self._method_then: dict[str, Any] | None = state["method"] if same else None
@@ -97,7 +101,7 @@ class EarlyStop:
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
         return {
-            "metric": self._config.metric,
+            "measure": self._measure,
             "value": self._value,
             "step": self._step,
             "waited": self._waited,
@@ -111,6 +115,16 @@ class EarlyStop:
         return less if self._config.smaller_is_better else value > self._value
 
 
-def early_stop(config: EarlyStopConfig | None, method: Method, state: Mapping[str, Any]) -> Stopper:
-    """Return the rule that the config has."""
-    return EarlyStop(config, method, state) if config else Never()
+def early_stop(
+    config: EarlyStopConfig | None, method: Method, state: Mapping[str, Any], basis: str
+) -> Stopper:
+    """Return the rule that the config has; `basis` is what scores are measured by."""
+    return EarlyStop(config, method, state, basis) if config else Never()
+
+
+def _fits(then: Mapping[str, Any] | None, method: Method) -> bool:
+    return then is None or _shapes(then) == _shapes(method.state_dict())
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.shape for name, value in state.items()}

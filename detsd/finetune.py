@@ -13,7 +13,7 @@ from detsd.optimization import learning_rate_at, set_learning_rate, sum_gradient
 from detsd.resume import write_state
 from detsd.run import Run, prepare, target_step
 from detsd.sampler import check_scheduler
-from detsd.samples import missing_samples, names_no_concept, sample_settings
+from detsd.samples import Drawn, missing_samples, names_no_concept, sample_settings
 from detsd.trial import Trial, run_trial
 from detsd.validation import conclude, validate
 
@@ -52,10 +52,10 @@ def train(run: Run) -> None:
     batch_size = run.batches.batch_size
     rate = learning_rate_at(config, run.step, batch_size, run.target)
     meter = Meter(method.terms, batch_size, ADVICE.format(rate=rate))
-    if run.stopper.done:
-        log.info("stopped early at step %d: for more, raise early_stop.patience", run.step)
-        return
     if not begin(run, meter):
+        return
+    if run.stopper.done:
+        log.info("ended early, at step %d: for more, raise early_stop.patience", run.step)
         return
     while run.step < run.target and not run.stopper.done:
         meter.start()
@@ -97,6 +97,8 @@ def begin(run: Run, meter: Meter) -> bool:
         return False
     if run.step == 0:
         run.first_loss = run.loss
+    else:
+        save(run)  # what early stopping made of it, too
     return True
 
 
@@ -104,10 +106,13 @@ def review(run: Run, meter: Meter) -> bool:
     """Draw the samples and take the measures that are due; return whether nothing cut it short."""
     if run.reviewed:
         return True
-    drawn = run.samples.draw(run.step, may_stop=run.step < run.target)
+    measuring = due(run.step, run.config.checkpoint_freq, run.target)
+    drawn: Drawn | None = {}
+    if due(run.step, run.sample_freq, run.target) or (measuring and run.critic.looks):
+        drawn = run.samples.draw(run.step, may_stop=run.step < run.target)
     if drawn is None:
         return False
-    if due(run.step, run.config.checkpoint_freq, run.target):
+    if measuring:
         metrics = validate(run, drawn)
         meter.check(run.step, {f"validation {name}": value for name, value in metrics.items()})
         run.trial.report("validation", run.step, metrics)
@@ -154,13 +159,15 @@ def save(run: Run) -> None:
         "processes": run.trial.size,
         "first_loss": run.first_loss,
         "reviewed": run.reviewed,
+        "basis": run.critic.basis,
         "references": run.critic.state(),
         "early_stop": run.stopper.state(),
     }
 
     def write(folder: Path) -> None:
-        with run.stopper.best() as step:
-            run.method.export(folder / "export", {**about, "steps": step or run.step})
+        with run.stopper.best() as best:
+            steps = run.step if best is None else best
+            run.method.export(folder / "export", {**about, "steps": steps})
         write_state(
             folder,
             step=run.step,

@@ -72,12 +72,20 @@ def make_plan(file: Path, changes: Sequence[str], out: Path | None) -> Plan:
     problems: dict[str, None] = {} if points else {"hyperparameters: nothing in them to run": None}
     for point in points:
         try:
-            read(config, point)
+            problems |= dict.fromkeys(_unmeasured(experiment.searcher.metric, read(config, point)))
         except ConfigError as error:
             problems |= dict.fromkeys(error.problems)
     if problems:
         raise ConfigError(list(problems))
     return Plan(experiment, entry, raw, tuple(points), out or Path("runs") / file.stem)
+
+
+def _unmeasured(metric: str, config: Section) -> list[str]:
+    if not isinstance(config, FinetuneConfig) or metric in config.measured:
+        return []
+    reported = ", ".join(config.measured)
+    more = "" if config.inference.scorer_name_or_path else "; scores need a scorer_name_or_path"
+    return [f"searcher.metric: {metric} is not measured; this run reports {reported}{more}"]
 
 
 def _points(experiment: Experiment) -> list[dict[str, Any]]:

@@ -78,8 +78,8 @@ def prepare(
             checkpoint.path, method=method, optimizer=optimizer, config=training, run=now
         )
     samples = Samples(config.inference, model, trial)
-    size = config.concepts.img_size or model.size
-    critic = open_critic(config, examples, size, samples.images, trial, noted.get("references", {}))
+    critic = open_critic(config, examples, model.size, samples.images, trial, noted)
+    stopper = early_stop(training.early_stop, method, noted.get("early_stop", {}), critic.basis)
     return Run(
         config=training,
         base_model=config.model.pretrained_model_name_or_path,
@@ -90,7 +90,7 @@ def prepare(
         batches=_batches(config, trial, examples, model, batch_size),
         samples=samples,
         critic=critic,
-        stopper=early_stop(training.early_stop, method, noted.get("early_stop", {})),
+        stopper=stopper,
         sample_freq=config.inference.sample_freq or training.checkpoint_freq,
         target=target_step(training, trial),
         step=step,

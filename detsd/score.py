@@ -1,7 +1,7 @@
 """How good pictures of a concept are, as CLIP and DINO see them; this file knows no run."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +9,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel
 
 BATCH = 32
+Look = Callable[[torch.Tensor], torch.Tensor]  # pixels → (pictures, width)
 
 
 class ScoreError(ValueError):
@@ -40,20 +41,20 @@ class References(NamedTuple):
 class Eye:
     """A model that turns pictures into vectors; it is on the device only while it looks."""
 
-    def __init__(self, model: Any, processor: Any, device: torch.device):
+    def __init__(self, model: Any, look: Look, processor: Any, device: torch.device):
         self._model = model
+        self._look = look
         self._processor = processor
         self._device = device
 
     @torch.no_grad()
     def see(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
         """Return a row a picture."""
-        model = self._model.to(self._device)
-        look = getattr(model, "get_image_features", model)  # DINO is called as it is
+        self._model.to(self._device)
         rows = []
         for start in range(0, len(pictures), BATCH):
             batch = self._processor(pictures[start : start + BATCH], return_tensors="pt")
-            rows.append(_unit(look(pixel_values=batch["pixel_values"].to(self._device))))
+            rows.append(_unit(self._look(batch["pixel_values"].to(self._device))))
         self._model.to("cpu")
         return torch.cat(rows)
 
@@ -80,7 +81,7 @@ class Scorer:
         ids = self._tokenizer(
             list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt"
         )
-        return _unit(self._clip.get_text_features(ids["input_ids"], ids["attention_mask"]))
+        return _unit(_pooled(self._clip.get_text_features(ids["input_ids"], ids["attention_mask"])))
 
     def adherence(self, albums: Sequence[Album]) -> float:
         """Return the mean similarity of samples to their prompts."""
@@ -131,28 +132,45 @@ def load_scorer(
 ) -> Scorer:
     """Load the models, from folders or the hub."""
     key = "inference.scorer_name_or_path"
-    model = _load(CLIPModel, clip, key, token)
+    model = _load_model(CLIPModel, clip, key, token)
     tokenizer = _load(AutoTokenizer, clip, key, token)
-    eye = Eye(model, _load(AutoImageProcessor, clip, key, token), device)
+    processor = _load(AutoImageProcessor, clip, key, token)
+    eye = Eye(model, lambda pixels: _pooled(model.get_image_features(pixels)), processor, device)
     if dino is None:
         return Scorer(model, tokenizer, eye, None)
     key = "inference.dino_name_or_path"
-    other = _load(AutoModel, dino, key, token), _load(AutoImageProcessor, dino, key, token)
-    return Scorer(model, tokenizer, eye, Eye(*other, device))
+    other = _load_model(AutoModel, dino, key, token)
+    processor = _load(AutoImageProcessor, dino, key, token)
+    # The class token: many a DINO comes without a pooler, and would be given a random one.
+    second = Eye(other, lambda pixels: other(pixels).last_hidden_state[:, 0], processor, device)
+    return Scorer(model, tokenizer, eye, second)
 
 
-def _load(kind: Any, name: str, key: str, token: str | bool | None) -> Any:
+def _load_model(kind: Any, name: str, key: str, token: str | bool | None) -> Any:
+    model, info = _load(kind, name, key, token, output_loading_info=True)
+    if missing := sorted(one for one in info["missing_keys"] if not one.startswith("pooler.")):
+        raise ScoreError(
+            f"{key}: {name} is no {kind.__name__}: it lacks {len(missing)} weights, "
+            f"{missing[0]} among them"
+        )
+    return model.requires_grad_(False).eval()
+
+
+def _load(kind: Any, name: str, key: str, token: str | bool | None, **more: Any) -> Any:
     try:
-        loaded = kind.from_pretrained(name, token=token)
+        return kind.from_pretrained(name, token=token, **more)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ScoreError(f"{key}: {name} could not be loaded: {reason}") from error
-    return loaded.requires_grad_(False).eval() if isinstance(loaded, torch.nn.Module) else loaded
 
 
-def _unit(features: Any) -> torch.Tensor:
-    rows = getattr(features, "pooler_output", features).float()
-    return torch.nn.functional.normalize(rows, dim=-1).cpu()
+def _pooled(features: Any) -> torch.Tensor:
+    # transformers returns a record of them from some version on.
+    return getattr(features, "pooler_output", features)
+
+
+def _unit(rows: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.normalize(rows.float(), dim=-1).cpu()
 
 
 def _mean(values: Sequence[torch.Tensor]) -> float:

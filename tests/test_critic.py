@@ -41,7 +41,7 @@ def test_the_untouched_words_score_as_the_first_samples_do(tmp_path, scored):
     """The vectors start as the initializer's tokens, so that step 0 draws the same pictures."""
     metrics = measured(run(tmp_path / "a", scored))
     state = torch.load(last(tmp_path / "a") / "resume/state.pt", weights_only=True)
-    plain = state["run"]["references"]["prompt_adherence"]
+    plain = state["run"]["references"]["scores"][1]
     assert plain == pytest.approx(metrics[0]["prompt_adherence"], abs=1e-4)
 
 
@@ -65,3 +65,33 @@ def test_what_cannot_be_scored_is_refused_at_once(scored, changes, problem):
     scored["inference"] |= changes
     with pytest.raises(ConfigError, match=problem):
         read(FinetuneConfig, scored)
+
+
+@pytest.mark.parametrize("junk", [5, True, None, [""], {"a": 1}, [3, None]])
+@pytest.mark.parametrize(
+    "place", [("inference", "inference_prompts"), ("concepts", "concept_strs")]
+)
+def test_junk_beside_a_scorer_is_an_error_and_no_crash(scored, junk, place):
+    section, key = place
+    scored[section] = {**scored[section], key: junk}
+    with pytest.raises(ConfigError):
+        read(FinetuneConfig, scored)
+
+
+def test_another_way_of_scoring_starts_the_references_anew(tmp_path, scored, caplog):
+    folder = run(tmp_path / "a", changed(scored, training__num_sgd_steps=2))
+    run(folder, changed(scored, inference__guidance_scale=2.0))
+    assert "scored in another way since the checkpoint" in caplog.text
+    caplog.clear()
+    run(folder, changed(scored, inference__guidance_scale=2.0, training__num_sgd_steps=6))
+    assert "scored in another way" not in caplog.text
+
+
+def test_samples_are_drawn_as_often_as_asked(tmp_path, scored, hparams):
+    def steps(folder):
+        return [path.name for path in sorted((folder / "samples").iterdir())]
+
+    rarely = changed(scored, inference__sample_freq=100)
+    assert steps(run(tmp_path / "a", rarely)) == ["step-000000", "step-000002", "step-000004"]
+    del rarely["inference"]["scorer_name_or_path"]
+    assert steps(run(tmp_path / "b", rarely)) == ["step-000000", "step-000004"]

@@ -14,7 +14,7 @@ class Learner:
     """Stands for a method: its state is a number."""
 
     def __init__(self):
-        self.value = 0
+        self.value = torch.tensor(0)
 
     def state_dict(self):
         return {"rows": self.value}
@@ -25,9 +25,11 @@ class Learner:
 
 def watch(metric, patience, values, state=None):
     learner = Learner()
-    stopper = early_stop(EarlyStopConfig(metric=metric, patience=patience), learner, state or {})
+    stopper = early_stop(
+        EarlyStopConfig(metric=metric, patience=patience), learner, state or {}, "basis"
+    )
     for step, value in enumerate(values):
-        learner.value = step
+        learner.value = torch.tensor(step)
         stopper.see(step, {metric: value})
     return learner, stopper
 
@@ -61,8 +63,18 @@ def test_it_goes_on_from_its_state():
     assert other.state()["value"] is None
 
 
+def test_what_does_not_compare_is_forgotten():
+    _, first = watch("quality", 3, [1, 2])
+    state = first.state()
+    assert watch("quality", 3, [], state)[1].state()["value"] == 2
+    rescored = early_stop(EarlyStopConfig(metric="quality", patience=3), Learner(), state, "other")
+    assert rescored.state()["value"] is None
+    state["method"] = {"rows": torch.zeros(2)}
+    assert watch("quality", 3, [], state)[1].state()["value"] is None
+
+
 def test_without_a_rule_nothing_ends_a_run():
-    stopper = early_stop(None, Learner(), {})
+    stopper = early_stop(None, Learner(), {}, "")
     stopper.see(1, {"loss": math.inf})
     assert isinstance(stopper, Never) and not stopper.done and stopper.state() == {}
 
@@ -103,7 +115,20 @@ def test_a_finished_one_stays_finished_until_patience_is_raised(tmp_path, worsen
     assert last(folder).name == "step-000008"
 
 
-@pytest.mark.parametrize("stop_at", [2, 3, 4])
+def test_patience_that_ends_after_a_stop_is_kept(tmp_path, worsening):
+    """The stop comes at the step whose measures end the run: they are taken by the next start."""
+    folder = run(tmp_path / "a", worsening, stop_at=6)
+    state = torch.load(last(folder) / "resume/state.pt", weights_only=True)["run"]
+    assert state["reviewed"] is False and state["early_stop"]["waited"] == 1
+    run(folder, worsening)
+    lines = (folder / "metrics.jsonl").read_text()
+    state = torch.load(last(folder) / "resume/state.pt", weights_only=True)["run"]
+    assert state["reviewed"] is True and state["early_stop"]["waited"] == 2
+    run(folder, worsening)
+    assert (folder / "metrics.jsonl").read_text() == lines
+
+
+@pytest.mark.parametrize("stop_at", [2, 3, 4, 6])
 def test_an_interrupted_one_ends_where_a_straight_one_does(tmp_path, worsening, stop_at):
     straight = run(tmp_path / "straight", worsening)
     run(tmp_path / "stopped", worsening, stop_at=stop_at)

@@ -1,6 +1,10 @@
+import shutil
+
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from detsd.score import Album, References, ScoreError, Seen, likeness, load_scorer, quality
 
@@ -97,3 +101,29 @@ def test_a_model_that_is_none_is_an_error_that_names_the_key(tmp_path, scorer_fo
         load_scorer(str(tmp_path), None, CPU)
     with pytest.raises(ScoreError, match=r"inference.dino_name_or_path"):
         load_scorer(str(scorer_folder), str(tmp_path), CPU)
+
+
+def test_a_model_of_another_kind_is_refused(scorer_folder, dino_folder, tmp_path):
+    """Or it were filled up with random weights, and its scores looked as good as any."""
+    shutil.copytree(scorer_folder, tmp_path / "clip")
+    tensors = load_file(tmp_path / "clip/model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if "vision_model" not in name}
+    save_file(kept, tmp_path / "clip/model.safetensors", {"format": "pt"})
+    with pytest.raises(ScoreError, match=r"is no CLIPModel: it lacks \d+ weights"):
+        load_scorer(str(tmp_path / "clip"), None, CPU)
+
+
+def test_dino_without_a_pooler_sees_the_same_each_time(scorer_folder, tmp_path):
+    config = ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=32,
+    )
+    ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    first, second = (
+        load_scorer(str(scorer_folder), str(tmp_path), CPU).see(colours("red")) for _ in range(2)
+    )
+    assert torch.equal(first.dino, second.dino)

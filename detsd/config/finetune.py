@@ -149,6 +149,13 @@ class FinetuneConfig(Section):
     inference: InferenceConfig = InferenceConfig()
     """Which samples show it."""
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The validation metrics that a run reports."""
+        scored = METRICS[1:-1] if self.inference.scorer_name_or_path else ()
+        dino = METRICS[-1:] if self.inference.dino_name_or_path else ()
+        return ("loss", *scored, *dino, "steps")
+
     @classmethod
     def disagreements(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """What has to be measured and is not."""
@@ -169,13 +176,13 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def _texts(value: Any) -> list[str]:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [text for text in values if isinstance(text, str) and text.strip()]
+
+
 def _names_a_concept(raw: Mapping[str, Any], inference: Mapping[str, Any]) -> bool:
-    prompts, words = (
-        [value] if isinstance(value, str) else value or ()
-        for value in (
-            inference.get("inference_prompts"),
-            _mapping(raw.get("concepts")).get("concept_strs"),
-        )
-    )
+    prompts = _texts(inference.get("inference_prompts"))
+    words = _texts(_mapping(raw.get("concepts")).get("concept_strs"))
     drawn = inference.get("generate_training_images", True)
-    return bool(drawn) and any(named(str(prompt), map(str, words)) for prompt in prompts)
+    return bool(drawn) and any(named(prompt, words) for prompt in prompts)
