@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PICTURES ?= det_logos
 WORDS ?= brain logo, sharp lines, connected circles, concept art
-RUN ?= runs/demo-$(notdir $(PICTURES:/=))
+RUN ?= runs/demo-$(shell printf '%s' '$(PICTURES) $(WORDS)' | cksum | cut -d' ' -f1)
 
 .PHONY: install demo test check logos world
 
@@ -24,9 +24,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 # One thread a process: small pieces of work gain nothing from more.
 demo: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m detsd run demo/finetune.yaml --processes 2 --out $(RUN) \
-		--set 'concepts.img_dirs=$(PICTURES)' --set 'concepts.initializer_strs=$(WORDS)'
-	$(BIN)/python -m demo.compare $(RUN)
+	OMP_NUM_THREADS=1 $(BIN)/python -m detsd run demo/finetune.yaml --processes 2 --out '$(RUN)' \
+		--set 'concepts.img_dirs="$(PICTURES)"' --set 'concepts.initializer_strs="$(WORDS)"'
+	$(BIN)/python -m demo.compare '$(RUN)'
 
 test: install
 	$(BIN)/python -m pytest
@@ -41,4 +41,4 @@ logos: install
 	$(BIN)/python -m demo.draw_logos
 
 world: install
-	$(BIN)/python -m demo.world docs/world.png
+	$(BIN)/python -m demo.world docs/world.jpg

@@ -9,10 +9,11 @@ import torch
 import yaml
 from PIL import Image
 
-from detsd import gallery, images, score, words
+from detsd import gallery, score, words
 from detsd.concepts import read_concepts
 from detsd.config import FinetuneConfig, read
 from detsd.console import hush_loading
+from detsd.critic import pictures_of
 from detsd.data import read_examples
 from detsd.generate import Pipeline, load_pipeline
 
@@ -42,7 +43,8 @@ def main() -> None:
         words.reworded(prompt, {concept.name: concept.initializer or "thing"})
         for prompt in config.inference.prompts
     ]
-    real = real_pictures(config, pipeline.model.size)
+    examples = read_examples(config.concepts)
+    real = pictures_of(concept.name, config.concepts, examples, pipeline.model.size)
     print(f"drawing {2 * SEEDS * len(plain)} images: {len(plain)} prompts, before and after")
     before = draw(pipeline, plain, config)
     after = draw(pipeline, config.inference.prompts, config)
@@ -52,13 +54,6 @@ def main() -> None:
     print(f"\nthe pictures     {sheet}")
     print(f"the concept      {checkpoint / 'export' / f'{concept.name}.safetensors'}")
     print(f"the whole course tensorboard --logdir {run / 'tensorboard'}")
-
-
-def real_pictures(config: FinetuneConfig, size: int) -> list[Image.Image]:
-    """The pictures that the concept was learnt from, as small as the model sees them."""
-    found = [images.read_image(one.image) for one in read_examples(config.concepts)]
-    method = Image.Resampling.BICUBIC
-    return [one.resize((size, size), method, box=images.middle(one)) for one in found]
 
 
 def draw(

@@ -1,5 +1,7 @@
 """How each part of the demo's model is trained on the world. This file knows their losses."""
 
+import copy
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -12,7 +14,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch.nn import functional as F
 from tqdm import tqdm
-from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from demo.training import Losses, Plan, train
 from demo.world import caption
@@ -73,7 +75,7 @@ def train_vae(vae: AutoencoderKL, shop: Shop, plan: Plan) -> float:
 
     def keep(averaged: Sequence[Any]) -> None:
         kept = averaged[0]
-        spread = _encode(kept, shop, min(200, len(shop.pictures)))[0].std()
+        spread = _encode(copy.deepcopy(kept).float(), shop, min(200, len(shop.pictures)))[0].std()
         kept.register_to_config(scaling_factor=1 / float(spread))
         kept.save_pretrained(shop.out / "vae")
 
@@ -117,6 +119,7 @@ def train_unet(
     def keep(averaged: Sequence[Any]) -> None:
         averaged[0].save_pretrained(shop.out / "unet")
         averaged[1].save_pretrained(shop.out / "text_encoder")
+        fp32_in_memory(shop.out / "text_encoder")
 
     return train([unet, text], plan, losses_at, shop.work / "unet.pt", keep)
 
@@ -140,8 +143,19 @@ def train_scorer(scorer: CLIPModel, shop: Shop, plan: Plan) -> float:
 
     def keep(averaged: Sequence[Any]) -> None:
         averaged[0].save_pretrained(shop.out / "scorer")
+        side = shop.pictures.shape[1]
+        CLIPImageProcessor(size=side, crop_size=side).save_pretrained(shop.out / "scorer")
+        shop.tokenizer.save_pretrained(shop.out / "scorer")
+        fp32_in_memory(shop.out / "scorer")
 
     return train([scorer], plan, losses_at, shop.work / "scorer.pt", keep)
+
+
+def fp32_in_memory(folder: Path) -> None:
+    """Say so in the config: half precision is for the disk, and diffusers' own parts agree."""
+    config = folder / "config.json"
+    values = json.loads(config.read_text())
+    config.write_text(json.dumps({**values, "dtype": "float32"}, indent=2) + "\n")
 
 
 def _captions(random: np.random.Generator, chosen: np.ndarray, silent: float = 0) -> list[str]:
@@ -161,7 +175,8 @@ def _spread(random: np.random.Generator, count: int, levels: int) -> torch.Tenso
 def _cached(vae: AutoencoderKL, shop: Shop) -> tuple[torch.Tensor, torch.Tensor]:
     """The latents' mean and std of every picture, as the UNet takes them."""
     weights = (shop.out / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
-    path = shop.work / f"latents-{len(shop.pictures)}-{sha256(weights).hexdigest()[:12]}.pt"
+    seen = sha256(weights + shop.pictures[:: max(1, len(shop.pictures) // 100)].tobytes())
+    path = shop.work / f"latents-{len(shop.pictures)}-{seen.hexdigest()[:12]}.pt"
     if not path.exists():
         part = path.with_suffix(".part")
         encoded = _encode(vae.bfloat16(), shop, len(shop.pictures))

@@ -19,8 +19,8 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from demo import architecture, parts
 from demo.pool import pictures
@@ -61,12 +61,12 @@ def main() -> None:
     arguments = read_arguments()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    torch.manual_seed(arguments.seed)  # the random start of each part
-    work = arguments.work or Path("runs/pretrain") / arguments.out.resolve().name
-    out = arguments.out
+    out = arguments.out.resolve()
+    digest = sha256(str(out).encode()).hexdigest()[:8]
+    work = arguments.work or Path("runs/pretrain") / f"{out.name}-{digest}"
     shop = parts.Shop(
         pictures=pictures(work.parent / "pool", arguments.pictures, arguments.side),
-        tokenizer=load_tokenizer(out),
+        tokenizer=load_tokenizer(out, work),
         device=torch.device(arguments.device),
         seed=arguments.seed,
         work=work,
@@ -75,36 +75,41 @@ def main() -> None:
     for part in arguments.parts or PLANS:
         changes = {"steps": arguments.steps, "batch": arguments.batch}
         plan = replace(PLANS[part], **{key: value for key, value in changes.items() if value})
-        hours = train_part(part, shop, plan)
-        note(part, plan, hours, shop)
+        if hours := train_part(part, shop, plan):
+            note(part, plan, hours, shop)
     if (out / "unet").exists():
         finish(out)
 
 
-def load_tokenizer(out: Path) -> CLIPTokenizer:
-    """The model's own, made at first."""
-    if not (out / "tokenizer").exists():
-        build_tokenizer().save_pretrained(out / "tokenizer")
-    return CLIPTokenizer.from_pretrained(out / "tokenizer")
+def load_tokenizer(out: Path, work: Path) -> CLIPTokenizer:
+    """The model's own; made once, since the weights know its numbers."""
+    if not (work / "tokenizer").exists():
+        known = (out / "tokenizer").exists()
+        made = CLIPTokenizer.from_pretrained(out / "tokenizer") if known else build_tokenizer()
+        made.save_pretrained(work / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(work / "tokenizer")
+    tokenizer.save_pretrained(out / "tokenizer")
+    return tokenizer
 
 
 def train_part(part: str, shop: parts.Shop, plan: Plan) -> float:
     """Train one part further, or a new one; return the hours that it took in all."""
     side, out = shop.pictures.shape[1], shop.out
+    torch.manual_seed(shop.seed)  # a new part's weights
+    plan = replace(plan, trained=(out / part).exists())
+    vae = load(AutoencoderKL, out / "vae")
+    if vae is not None and vae.config.sample_size != side:
+        drawn = f"{out} draws {vae.config.sample_size} pixels"
+        raise SystemExit(f"{drawn}: --side {side} needs another --out")
     if part == "vae":
-        vae = load(AutoencoderKL, out / "vae") or architecture.build_vae(side)
-        return parts.train_vae(vae, shop, plan)
+        return parts.train_vae(vae or architecture.build_vae(side), shop, plan)
     if part == "scorer":
         scorer = load(CLIPModel, out / "scorer")
-        hours = parts.train_scorer(
+        return parts.train_scorer(
             scorer or architecture.build_scorer(shop.tokenizer, side), shop, plan
         )
-        CLIPImageProcessor(size=side, crop_size=side).save_pretrained(out / "scorer")
-        shop.tokenizer.save_pretrained(out / "scorer")
-        return hours
-    vae = load(AutoencoderKL, out / "vae")
     if vae is None:
-        raise SystemExit(f"{out}/vae: is not there; train it first: python -m demo.pretrain vae")
+        raise SystemExit(f"{out}/vae is not there: train it first, python -m demo.pretrain vae")
     unet = load(UNet2DConditionModel, out / "unet") or architecture.build_unet(side)
     text = load(CLIPTextModel, out / "text_encoder")
     text = text or architecture.build_text_encoder(shop.tokenizer)
@@ -145,23 +150,22 @@ def hardware(device: torch.device) -> str:
 
 
 def finish(out: Path) -> None:
-    """Write the parts as one pipeline, in half precision, with a note of what they weigh."""
-    StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(out / "vae").half(),
-        text_encoder=CLIPTextModel.from_pretrained(out / "text_encoder").half(),
-        tokenizer=CLIPTokenizer.from_pretrained(out / "tokenizer"),
-        unet=UNet2DConditionModel.from_pretrained(out / "unet").half(),
-        scheduler=architecture.build_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(out)
-    if (out / "scorer").exists():
-        CLIPModel.from_pretrained(out / "scorer").half().save_pretrained(out / "scorer")
-    for config in (out / "text_encoder" / "config.json", out / "scorer" / "config.json"):
-        if config.exists():  # or transformers would load it in half precision, and diffusers not
-            values = json.loads(config.read_text())
-            config.write_text(json.dumps({**values, "dtype": "float32"}, indent=2) + "\n")
+    """Make one pipeline of the parts, and note what they weigh."""
+    architecture.build_scheduler().save_pretrained(out / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "vae": ["diffusers", "AutoencoderKL"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "scheduler": ["diffusers", "PNDMScheduler"],
+        "safety_checker": [None, None],
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+    }
+    (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     hashes = {
         str(path.relative_to(out)): sha256(path.read_bytes()).hexdigest()
         for path in sorted(out.rglob("*.safetensors"))

@@ -23,6 +23,7 @@ class Plan:
     learning_rate: float
     decay: float = 0.9995  # of the moving average, which is what is kept
     warmup: int = 300
+    trained: bool = False  # whether it begins with trained weights, whose average is worth keeping
     save_every: int = 500
 
     def rate(self, step: int) -> float:
@@ -55,11 +56,16 @@ class Averaged:
             copied.grad = None
         nn.utils.clip_grad_norm_(weights, 1.0)
         self.optimizer.step()
-        # At first the average is of few steps, or the random start would stay in it for long.
-        keep = min(self.plan.decay, (1 + number) / (10 + number))
+        # At first the average is of few steps, or a random start would stay in it for long.
+        young = 1.0 if self.plan.trained else (1 + number) / (10 + number)
+        keep = min(self.plan.decay, young)
         with torch.no_grad():
             torch._foreach_lerp_(_parameters(self.average), weights, 1 - keep)
             torch._foreach_copy_(working, weights)
+
+    def halves(self) -> list[nn.Module]:
+        """The average, as it is kept on disk."""
+        return [copy.deepcopy(module).half() for module in self.average]
 
     def state(self) -> dict:
         """All that a later run needs."""
@@ -86,9 +92,15 @@ def train(
     state_file: Path,
     keep: Callable[[Sequence[Any]], None],
 ) -> float:
-    """Lower the losses step by step, keep the averaged modules now and then; return the hours."""
+    """Lower the losses step by step, keep the averaged modules now and then.
+
+    Returns the hours it took in all; none if there was no step left to take.
+    """
     averaged = Averaged(modules, plan)
     start, before = _restore(averaged, state_file)
+    if start >= plan.steps:
+        keep(averaged.halves())  # which a crash right after the last step has cut off
+        return 0.0
     seen: dict[str, float] = {}
     hours, begun = before, time.monotonic()
     bar = tqdm(
@@ -108,7 +120,7 @@ def train(
         if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
             hours = before + (time.monotonic() - begun) / 3600
             _save(averaged, step + 1, hours, state_file)
-            keep(averaged.average)
+            keep(averaged.halves())
     return hours
 
 

@@ -2,28 +2,31 @@ import json
 import os
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from torch import nn
 from transformers import CLIPModel
 
 from demo.pretrain import BESIDE
+from demo.training import Plan, train
 from detsd.generate import load_pipeline
 
 ROOT = Path(__file__).parent.parent
 MIB = 2**20
 
 
-def pretrain(folder, *arguments):
+def pretrain(folder, *arguments, code=0):
     command = [sys.executable, "-m", "demo.pretrain", *arguments, "--out", str(folder / "model")]
     small = ["--pictures", "500", "--batch", "4", "--threads", "1", "--work", str(folder / "work")]
     done = subprocess.run(
         [*command, *small], cwd=ROOT, capture_output=True, text=True, env={**os.environ}
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return folder / "model"
+    assert done.returncode == code, done.stderr[-2000:]
+    return done.stderr if code else folder / "model"
 
 
 def log(model):
@@ -37,11 +40,62 @@ def test_twenty_steps_make_a_model_and_more_go_on(tmp_path):
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline("a red star", num_inference_steps=2, output_type="np").images[0]
     assert image.shape == (64, 64, 3)
-    before = (tmp_path / "work/unet.pt").read_bytes()
-    pretrain(tmp_path, "unet", "--steps", "22")
-    state = torch.load(tmp_path / "work/unet.pt", weights_only=True)
-    assert state["step"] == 22 and (tmp_path / "work/unet.pt").read_bytes() != before
-    assert [line["part"] for line in log(model)][-1] == "unet"
+    before = log(model)
+    pretrain(tmp_path, "--steps", "20")
+    assert log(model) == before  # nothing was left to do
+    assert "--side 128 needs another --out" in pretrain(tmp_path, "vae", "--side", "128", code=1)
+
+
+def train_a_line(folder, steps, given=None, **more):
+    torch.manual_seed(0)
+    line = nn.Linear(4, 4)
+    if given:
+        line.load_state_dict(given)
+    kept = []
+
+    def losses_at(step):
+        drawn = torch.Generator().manual_seed(step)
+        inputs = torch.randn(8, 4, generator=drawn).bfloat16()
+        return {"loss": (line(inputs) - inputs).float().square().mean()}
+
+    plan = Plan(steps=steps, batch=8, learning_rate=0.1, warmup=2, save_every=2, **more)
+    train([line], plan, losses_at, folder / "line.pt", lambda modules: kept.extend(modules))
+    return kept[-1].state_dict(), torch.load(folder / "line.pt", weights_only=True)
+
+
+def test_training_goes_on_where_it_was(tmp_path):
+    plan = {"decay": 0.5}
+    straight, state = train_a_line(tmp_path / "straight", 8, **plan)
+    cut = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(cut, plan)
+    resumed, again = train_a_line(cut, 8, **plan)
+    assert torch.equal(straight["weight"], resumed["weight"])
+    for name in ("weights", "average"):
+        assert torch.equal(state[name][0]["weight"], again[name][0]["weight"])
+
+
+def interrupted(folder, plan):
+    torch.manual_seed(0)
+    line = nn.Linear(4, 4)
+
+    def losses_at(step):
+        if step == 5:
+            raise KeyboardInterrupt
+        drawn = torch.Generator().manual_seed(step)
+        inputs = torch.randn(8, 4, generator=drawn).bfloat16()
+        return {"loss": (line(inputs) - inputs).float().square().mean()}
+
+    plan = Plan(steps=8, batch=8, learning_rate=0.1, warmup=2, save_every=2, **plan)
+    train([line], plan, losses_at, folder / "line.pt", lambda modules: None)
+
+
+def test_the_average_of_trained_weights_is_kept(tmp_path):
+    given = {"weight": torch.full((4, 4), 3.0), "bias": torch.zeros(4)}
+    kept, _ = train_a_line(tmp_path / "a", 4, given, trained=True)
+    assert (kept["weight"] - 3).abs().max() < 0.02
+    forgotten, _ = train_a_line(tmp_path / "b", 4, given)
+    assert (forgotten["weight"] - 3).abs().max() > 0.02
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +119,6 @@ def test_the_model_loads_with_nothing_of_ours(model):
 
 
 def test_the_weights_are_those_that_the_log_says(model):
-    from hashlib import sha256
-
     hashes = json.loads((model / "hashes.json").read_text())
     assert hashes == {
         str(path.relative_to(model)): sha256(path.read_bytes()).hexdigest()
