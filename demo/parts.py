@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from demo.training import Losses, Plan, train
-from demo.world import caption
+from demo.world import caption, wrong_caption
 
 SILENT = 0.1  # of the captions are left out, which is what guidance needs
 SNR = 5.0  # noise levels with a clearer picture than that count no more
@@ -136,10 +136,22 @@ def train_scorer(scorer: CLIPModel, shop: Shop, plan: Plan) -> float:
         random = shop.random(step, part=2)
         chosen = random.integers(len(shop.pictures), size=plan.batch)
         pixels = ((shop.pixels(chosen) + 1) / 2 - mean) / std
-        ids = shop.tokens(_captions(random, chosen), padding="longest")
+        variants = random.integers(1000, size=len(chosen))
+        pairs = list(zip(chosen.tolist(), variants.tolist(), strict=True))
+        right = [caption(*pair) for pair in pairs]
+        # Beside the others' captions each picture gets its own with one thing wrong in it: colours
+        # and grounds tell pictures of a batch apart, and shapes would never have to be looked at.
+        wrong = [wrong_caption(*pair) for pair in pairs]
+        ids = shop.tokens([*right, *wrong], padding="longest")
         logits = scorer(input_ids=ids, pixel_values=pixels).logits_per_image.float()
-        right = torch.arange(len(chosen), device=shop.device)
-        return {"scorer": (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2}
+        same = [
+            count for count, pair in enumerate(zip(right, wrong, strict=True)) if len(set(pair)) < 2
+        ]
+        logits[same, [len(right) + count for count in same]] = -torch.inf
+        found = torch.arange(len(right), device=shop.device)
+        to_text = F.cross_entropy(logits, found)
+        to_picture = F.cross_entropy(logits[:, : len(right)].T, found)
+        return {"scorer": (to_text + to_picture) / 2}
 
     def keep(averaged: Sequence[Any]) -> None:
         averaged[0].save_pretrained(shop.out / "scorer")

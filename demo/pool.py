@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from demo import grounds, media, palette, subjects, world
+from demo import figures, grounds, media, networks, outlines, palette, subjects, world
 
 CHUNK = 500
 
@@ -29,7 +29,7 @@ def pictures(folder: Path, count: int, side: int, processes: int = 2) -> np.ndar
 
 def _digest() -> str:
     """What the pictures follow from: the code that draws them."""
-    sources = (palette, subjects, grounds, media, world)
+    sources = (palette, outlines, figures, networks, subjects, grounds, media, world)
     code = "".join(map(getsource, sources))
     return sha256(code.encode()).hexdigest()[:8]
 

@@ -1,16 +1,17 @@
 """The world that the demo's model knows: captioned pictures, each a function of its number."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from demo.grounds import Ground, choose_ground
+from demo.grounds import PATTERNS, SCENES, Ground, choose_ground
 from demo.media import MEDIA
+from demo.outlines import Place
 from demo.palette import Random
-from demo.subjects import Badge, Network, Place, Shape, choose_subject
+from demo.subjects import Subject, altered, choose_subject
 from detsd.prompts import TEMPLATES
 
 SIZES = {"small ": (0.15, 0.2), "": (0.24, 0.34), "large ": (0.36, 0.43)}
@@ -26,7 +27,7 @@ class Scene:
 
     medium: str
     size: str
-    subject: Shape | Badge | Network
+    subject: Subject
     place: str
     ground: Ground
 
@@ -105,6 +106,24 @@ def picture(number: int, side: int = 64) -> Image.Image:
 def caption(number: int, variant: int = 0) -> str:
     """One of the many things that may be said of it."""
     return say(scene(number), np.random.default_rng([number, 2, variant]))
+
+
+def wrong_caption(number: int, variant: int) -> str:
+    """What the caption of that variant would be if one thing in the picture were another.
+
+    Now and then it is the right one all the same: where the thing goes unsaid.
+    """
+    random = np.random.default_rng([number, 3, variant])
+    right = scene(number)
+    kind = random.random()
+    if kind < 0.65:
+        wrong = replace(right, subject=altered(right.subject, random))
+    elif kind < 0.9:
+        form = str(random.choice([*PATTERNS, *SCENES]))
+        wrong = replace(right, ground=Ground(form, right.ground.colour))
+    else:
+        wrong = replace(right, medium=str(random.choice(list(MEDIA))))
+    return say(wrong, np.random.default_rng([number, 2, variant]))
 
 
 def main() -> None:

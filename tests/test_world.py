@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
 
+from demo.figures import FIGURES, Figure
 from demo.grounds import PATTERNS, SCENES, Ground
 from demo.judge import words
 from demo.media import MEDIA
-from demo.subjects import SHAPES, Network, Shape
+from demo.networks import Network
+from demo.subjects import SHAPES, Shape
 from demo.vocabulary import build_tokenizer
-from demo.world import Scene, caption, draw, picture, scene
+from demo.world import Scene, caption, draw, picture, scene, wrong_caption
 
 SOME = range(300)
 
@@ -33,22 +35,23 @@ def test_a_caption_names_what_the_picture_shows():
 
 def test_what_the_demo_teaches_is_not_in_the_world():
     subjects = [scene(number).subject for number in range(3000)]
-    marks = [getattr(one, "mark", one) for one in subjects]
-    networks = [one for one in marks if isinstance(one, Network)]
+    networks = [one for one in subjects if isinstance(getattr(one, "mark", one), Network)]
     assert len(networks) > 500
-    assert not any({"orange", "teal"} <= set(one.colours) for one in networks)
+    assert not any({"orange", "teal"} <= set(one.words.split()) for one in networks)
     assert not any("det" in caption(number).split() for number in SOME)
 
 
 def test_every_ground_medium_and_shape_looks_different():
-    def drawn(medium="photo", shape="star", ground="on a {} background", size=""):
-        one = Scene(medium, size, Shape("red", shape), "", Ground(ground, "blue"))
+    def drawn(medium="photo", shape="star", ground="on a {} background", size="", figure=""):
+        subject = Figure("red", "white", figure) if figure else Shape("red", shape)
+        one = Scene(medium, size, subject, "", Ground(ground, "blue"))
         return np.asarray(draw(one, np.random.default_rng(0))).astype(float)
 
     for pictures in (
         [drawn(medium=medium) for medium in MEDIA],
         [drawn(shape=shape) for shape in SHAPES],
         [drawn(ground=ground) for ground in (*PATTERNS, *SCENES)],
+        [drawn(figure=figure) for figure in FIGURES],
         [drawn(size=size) for size in ("small ", "", "large ")],
     ):
         for place, one in enumerate(pictures):
@@ -67,6 +70,15 @@ def test_shipped_prompts_are_a_token_a_word(prompt):
     tokenizer = build_tokenizer()
     pieces = prompt.replace(",", " ,").replace("-", " - ").split()
     assert tokenizer.tokenize(prompt) == [f"{piece}</w>" for piece in pieces]
+
+
+def test_a_wrong_caption_is_wrong_in_one_thing():
+    pairs = [(caption(number, 3), wrong_caption(number, 3)) for number in SOME]
+    differ = [pair for pair in pairs if pair[0] != pair[1]]
+    assert len(differ) > 0.7 * len(pairs)
+    for right, wrong in differ:
+        common = set(right.split()) & set(wrong.split())
+        assert len(common) >= min(3, len(right.split()) - 2), (right, wrong)
 
 
 def test_judged_words_are_those_of_captions():
