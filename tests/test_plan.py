@@ -124,16 +124,20 @@ def test_a_plan_knows_what_varies_and_whether_its_trials_are_to_be_compared(cli,
     assert not grid.is_compared
 
 
-def test_the_shipped_search_is_one_for_a_cluster_and_runs_here(models, monkeypatch):
+def test_a_metric_that_nothing_measures_is_refused_before_a_search(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    changes = ["searcher.name=random", "inference.scorer_name_or_path=null"]
+    with pytest.raises(ConfigError, match="quality is not measured; this run reports loss, steps"):
+        make_plan(Path("finetune_search.yaml"), changes, None)
+
+
+def test_the_shipped_search_is_one_for_a_cluster_and_runs_here(monkeypatch):
     monkeypatch.chdir(ROOT)
     file = Path("finetune_search.yaml")
     text = file.read_text()
     assert f"det e create {file} ." in text
     assert f"python -m detsd run {file} --set searcher.name=random" in text
-    # Whatever stands in demo/model: what is asked here is the search.
-    model = f"model.pretrained_model_name_or_path={models['sd1']}"
-    changes = ["searcher.name=random", model, "inference.scorer_name_or_path=null"]
-    plan = make_plan(file, changes, None)
+    plan = make_plan(file, ["searcher.name=random"], None)
     searcher = plan.experiment.searcher
     assert len(plan.points) == searcher.max_trials
     assert set(plan.varied[0]) == {
