@@ -1,6 +1,6 @@
 """Trains the demo's model on the demo's world, part by part, each from where it stands.
 
-    python -m demo.pretrain                              all parts, as demo/model was made
+    python -m demo.pretrain                              all parts, in turn
     python -m demo.pretrain unet --steps 60000           the UNet and its text encoder alone
     python -m demo.pretrain --out /tmp/model --steps 20  anew, and at once
 
@@ -166,6 +166,10 @@ def finish(out: Path) -> None:
         "requires_safety_checker": False,
     }
     (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    for config in sorted(out.glob("*/config.json")):
+        values = json.loads(config.read_text())
+        values.pop("_name_or_path", None)  # where it lay on the machine that trained it
+        config.write_text(json.dumps(values, indent=2) + "\n")
     hashes = {
         str(path.relative_to(out)): sha256(path.read_bytes()).hexdigest()
         for path in sorted(out.rglob("*.safetensors"))

@@ -118,6 +118,11 @@ def test_the_model_loads_with_nothing_of_ours(model):
     assert CLIPModel.from_pretrained(model / "scorer").dtype == torch.float32
 
 
+def test_the_model_names_no_path_of_the_machine_that_trained_it(model):
+    for path in model.rglob("*.json*"):
+        assert str(ROOT) not in path.read_text() and "_name_or_path" not in path.read_text()
+
+
 def test_the_weights_are_those_that_the_log_says(model):
     hashes = json.loads((model / "hashes.json").read_text())
     assert hashes == {
