@@ -40,7 +40,7 @@ def main() -> None:
     (concept,) = read_concepts(checkpoint / "export")
     pipeline = load_pipeline(config.model.pretrained_model_name_or_path, concepts=[concept])
     plain = [
-        words.reworded(prompt, {concept.name: concept.initializer or "thing"})
+        words.reworded(prompt, {word.name: word.initializer for word in config.concepts.words})
         for prompt in config.inference.prompts
     ]
     examples = read_examples(config.concepts)
@@ -94,12 +94,12 @@ def rate(
         pairs = zip(plain, drawn, strict=True)
         return [score.Album(prompt, scorer.see(one), seen) for prompt, one in pairs]
 
-    ceiling = score.likeness(seen.clip)
-    references = score.References(ceiling, scorer.adherence(albums(before)))
-    word, start = config.concepts.words[0].name, config.concepts.words[0].initializer
+    ceiling, old = score.likeness(seen.clip), albums(before)
+    references = score.References(ceiling, scorer.adherence(old))
+    (word,) = config.concepts.words
     return [
-        Row(f"“{start}”", scorer.scores(albums(before), references)),
-        Row(word, scorer.scores(albums(after), references)),
+        Row(f"“{word.initializer}”", scorer.scores(old, references)),
+        Row(word.name, scorer.scores(albums(after), references)),
         Row("real pictures", {"fidelity": ceiling, "diversity": 1 - ceiling}),
     ]
 

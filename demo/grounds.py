@@ -7,9 +7,9 @@ from functools import partial
 import numpy as np
 from PIL import Image, ImageDraw
 
+from demo import textures
 from demo.palette import COLOURS, Colour, Random, mixed, paler, shade
-
-Field = np.ndarray  # one number per pixel, mostly from 0 to 1: (side, side)
+from demo.textures import Field, covered, ramp
 
 
 def grid(side: int) -> tuple[Field, Field]:
@@ -20,19 +20,7 @@ def grid(side: int) -> tuple[Field, Field]:
 
 def noise(random: Random, side: int, across: int, down: int | None = None) -> Field:
     """Smooth spots, of which so many fit across and down, and finer ones on them."""
-    total = np.zeros((side, side), np.float32)
-    for octave in range(3):
-        shape = ((down or across) * 2**octave + 1, across * 2**octave + 1)
-        spots = Image.fromarray(random.random(shape, dtype=np.float32))
-        total += np.asarray(spots.resize((side, side), Image.Resampling.BICUBIC)) / 2**octave
-    return ((total - total.min()) / np.ptp(total)).astype(np.float32)
-
-
-def ramp(field: Field, *colours: Colour) -> Image.Image:
-    """Each number as a colour, that far on the way through the colours."""
-    stops, places = np.array(colours), np.linspace(0, 1, len(colours))
-    bands = [np.interp(field, places, stops[:, band]) for band in range(3)]
-    return Image.fromarray(np.stack(bands, axis=-1).astype(np.uint8))
+    return textures.noise(random, across, down, octaves=3, side=side)
 
 
 def scattered(
@@ -165,7 +153,7 @@ def planks(random: Random, side: int) -> Image.Image:
     board = np.floor(down * 5).astype(int)
     grain = 0.6 * noise(random, side, 2, 40) + 0.4 * random.random(5)[board]
     picture = ramp(grain, (96, 60, 32), (164, 112, 66))
-    return _joined(picture, ((down * 5) % 1 < 0.09), (44, 26, 14))
+    return covered(picture, ((down * 5) % 1 < 0.09) * 1.0, (44, 26, 14))
 
 
 def sand(random: Random, side: int) -> Image.Image:
@@ -239,12 +227,6 @@ def circuit(random: Random, side: int) -> Image.Image:
         path = [(x, y), (x + run, y), (x + run + abs(bend), y + bend)]
         pen.line(path, fill="#36b074", width=max(1, side // 60))
         pen.circle((x, y), side / 70, fill="#e0c982")
-    return picture
-
-
-def _joined(picture: Image.Image, where: Field, colour: Colour) -> Image.Image:
-    mask = Image.fromarray((where * 255).astype(np.uint8))
-    picture.paste(colour, mask=mask)
     return picture
 
 

@@ -19,7 +19,7 @@ from demo.media import MEDIA
 from demo.palette import COLOURS
 from demo.pretrain import BESIDE
 from demo.subjects import SHAPES, Shape
-from demo.world import Scene, draw, scene
+from demo.world import Scene, draw, scene, spelt
 from detsd.config.inference import SCHEDULER_DEFAULTS
 from detsd.console import hush_loading
 from detsd.gallery import sheet
@@ -79,7 +79,7 @@ def some_scenes(count: int) -> list[Scene]:
 def words(one: Scene) -> str:
     """The scene's caption with everything said and nothing besides."""
     said = f"a {one.subject.words} {one.ground.words}"
-    return MEDIA[one.medium].phrases[0].format(said).replace(" a orange", " an orange")
+    return spelt(MEDIA[one.medium].phrases[0].format(said))
 
 
 def _colours(one: Scene) -> list[Scene]:

@@ -15,13 +15,13 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from demo.training import Losses, Plan, train
 from demo.world import caption, wrong_caption
 
 SILENT = 0.1  # of the captions are left out, which is what guidance needs
 SNR = 5.0  # noise levels with a clearer picture than that count no more
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def train_unet(
     unet.to(shop.device)
     text.to(shop.device)
     if shop.device.type == "cpu":
-        unet.set_attn_processor(AttnProcessor())  # a fifth faster there on latents this small
+        unet.set_attn_processor(AttnProcessor())  # faster there on latents this small
     mean, std = _cached(vae.to(shop.device), shop)
     signal = levels.alphas_cumprod.to(shop.device)
     ratio = signal / (1 - signal)
@@ -129,8 +129,8 @@ def train_scorer(scorer: CLIPModel, shop: Shop, plan: Plan) -> float:
     scorer.to(shop.device)
     if shop.device.type == "cpu":
         scorer.set_attn_implementation("eager")
-    mean = torch.tensor(MEAN, device=shop.device, dtype=torch.bfloat16)[:, None, None]
-    std = torch.tensor(STD, device=shop.device, dtype=torch.bfloat16)[:, None, None]
+    mean = torch.tensor(OPENAI_CLIP_MEAN, device=shop.device, dtype=torch.bfloat16)[:, None, None]
+    std = torch.tensor(OPENAI_CLIP_STD, device=shop.device, dtype=torch.bfloat16)[:, None, None]
 
     def losses_at(step: int) -> Losses:
         random = shop.random(step, part=2)
@@ -144,10 +144,9 @@ def train_scorer(scorer: CLIPModel, shop: Shop, plan: Plan) -> float:
         wrong = [wrong_caption(*pair) for pair in pairs]
         ids = shop.tokens([*right, *wrong], padding="longest")
         logits = scorer(input_ids=ids, pixel_values=pixels).logits_per_image.float()
-        same = [
-            count for count, pair in enumerate(zip(right, wrong, strict=True)) if len(set(pair)) < 2
-        ]
-        logits[same, [len(right) + count for count in same]] = -torch.inf
+        for place, texts in enumerate(zip(right, wrong, strict=True)):
+            if len(set(texts)) == 1:  # then it is not wrong
+                logits[place, len(right) + place] = -torch.inf
         found = torch.arange(len(right), device=shop.device)
         to_text = F.cross_entropy(logits, found)
         to_picture = F.cross_entropy(logits[:, : len(right)].T, found)

@@ -12,19 +12,21 @@ Field = np.ndarray  # one number per pixel, mostly from 0 to 1: (SIDE, SIDE)
 DOWN, ACROSS = np.broadcast_arrays(*np.ogrid[0 : 1 : SIDE * 1j, 0 : 1 : SIDE * 1j])
 
 
-def noise(random: Random, across: int, down: int | None = None, octaves: int = 4) -> Field:
+def noise(
+    random: Random, across: int, down: int | None = None, octaves: int = 4, side: int = SIDE
+) -> Field:
     """Smooth spots, the largest of which fit across times across and down times down."""
-    total = np.zeros((SIDE, SIDE))
+    total = np.zeros((side, side))
     for octave in range(octaves):
         shape = ((down or across) * 2**octave + 1, across * 2**octave + 1)
         grid = Image.fromarray(random.random(shape, dtype=np.float32))
-        total += np.asarray(grid.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) / 2**octave
+        total += np.asarray(grid.resize((side, side), Image.Resampling.BICUBIC)) / 2**octave
     return (total - total.min()) / np.ptp(total)
 
 
-def ramp(field: Field, *colours: str) -> Image.Image:
+def ramp(field: Field, *colours: str | tuple[int, int, int]) -> Image.Image:
     """Each number as a colour, that far on the way through the colours."""
-    stops = np.array([ImageColor.getrgb(colour) for colour in colours])
+    stops = np.array([ImageColor.getrgb(c) if isinstance(c, str) else c for c in colours])
     places = np.linspace(0, 1, len(stops))
     bands = [np.interp(field, places, stops[:, band]) for band in range(3)]
     return Image.fromarray(np.stack(bands, axis=-1).astype(np.uint8))
@@ -40,7 +42,7 @@ def relief(height: Field, depth: float) -> Field:
     return 1 + depth * SIDE * sum(np.gradient(height))
 
 
-def covered(image: Image.Image, amount: Field, colour: str) -> Image.Image:
+def covered(image: Image.Image, amount: Field, colour: str | tuple[int, int, int]) -> Image.Image:
     """The image under a colour, laid on by amount: 0 nothing of it, 1 nothing else."""
     mask = Image.fromarray((amount.clip(0, 1) * 255).astype(np.uint8))
     return Image.composite(Image.new("RGB", image.size, colour), image, mask)

@@ -115,7 +115,8 @@ def train(
         torch.stack(list(losses.values())).sum().backward()
         averaged.step(step)
         for name, loss in losses.items():
-            seen[name] = seen.get(name, loss.item()) * 0.99 + loss.item() * 0.01
+            value = loss.item()
+            seen[name] = seen.get(name, value) * 0.99 + value * 0.01
         bar.set_postfix({name: f"{value:.4f}" for name, value in seen.items()}, refresh=False)
         if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
             hours = before + (time.monotonic() - begun) / 3600

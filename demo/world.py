@@ -63,7 +63,12 @@ def say(scene: Scene, random: Random) -> str:
     caption = phrase.format(f"{article} {thing}".strip()) + ground
     remarks = [remark for remark in medium.remarks if random.random() < 0.25]
     caption = ", ".join([caption, *remarks]).replace(", with", " with")
-    return caption.replace(" a orange", " an orange")
+    return spelt(caption)
+
+
+def spelt(text: str) -> str:
+    """The text with the right article before the one colour that begins with a vowel."""
+    return text.replace(" a orange", " an orange")
 
 
 _TEMPLATES = [
