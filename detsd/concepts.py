@@ -10,6 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from detsd.reason import reason
+
 EARLIER_FILE = "learned_embeddings_dict.pt"
 METADATA_KEY = "detsd"
 # Names of a tensor that say which text encoder it is for, and not what the concept is called.
@@ -138,8 +140,7 @@ def _read_earlier(path: Path) -> list[Concept]:
         raise
     # A damaged archive, a pickle that is refused, a dictionary of another shape: all one answer.
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConceptError(f"{path}: is not what {EARLIER_FILE} holds ({reason})") from None
+        raise ConceptError(f"{path}: is not what {EARLIER_FILE} holds ({reason(error)})") from None
 
 
 def _by_encoder(value: Any) -> dict[str, torch.Tensor]:

@@ -27,6 +27,7 @@ from transformers import (
 from detsd.concepts import ENCODERS, Concept
 from detsd.config import ModelConfig
 from detsd.loss import Schedule
+from detsd.reason import reason
 from detsd.text import Conditioning, PromptEncoder, TextEncoder
 
 log = logging.getLogger(__name__)
@@ -240,5 +241,5 @@ def _say_what_failed(name: str, error: Exception) -> str:
     if isinstance(error, ModelError):
         return str(error)
     where = "in that folder" if Path(name).is_dir() else "as a folder here, or on the hub"
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"model.pretrained_model_name_or_path: {name} could not be loaded {where}: {reason}"
+    key = "model.pretrained_model_name_or_path"
+    return f"{key}: {name} could not be loaded {where}: {reason(error)}"

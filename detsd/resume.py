@@ -10,6 +10,7 @@ import torch
 from detsd.config import TrainingConfig
 from detsd.methods import Method
 from detsd.optimization import load_optimizer_state, optimizer_state
+from detsd.reason import reason
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +72,9 @@ def _load(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     # A file that is missing, cut short or of another make: one answer to all of them.
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ResumeError(
-            f"{path} cannot be read ({reason}); remove its checkpoint to go on from the one before"
+            f"{path} cannot be read ({reason(error)}); "
+            "remove its checkpoint to go on from the one before"
         ) from error
     if state.get("format") != FORMAT:
         raise ResumeError(

@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel
 
+from detsd.reason import reason
+
 BATCH = 32
 Look = Callable[[torch.Tensor], torch.Tensor]  # pixels → (pictures, width)
 
@@ -160,8 +162,7 @@ def _load(kind: Any, name: str, key: str, token: str | bool | None, **more: Any)
     try:
         return kind.from_pretrained(name, token=token, **more)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ScoreError(f"{key}: {name} could not be loaded: {reason}") from error
+        raise ScoreError(f"{key}: {name} could not be loaded: {reason(error)}") from error
 
 
 def _pooled(features: Any) -> torch.Tensor:

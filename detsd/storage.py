@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from detsd.reason import reason
+
 METADATA = "metadata.json"
 
 
@@ -59,8 +61,8 @@ class FolderStorage:
         try:
             self._root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            reason = f"cannot hold checkpoints ({error.strerror})"
-            raise StorageError(f"{self._root} {reason}") from error
+            problem = f"cannot hold checkpoints ({error.strerror})"
+            raise StorageError(f"{self._root} {problem}") from error
         # What a killed run left half-written; a run has its folder to itself.
         for left in self._root.glob(f"{self._part}*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -119,8 +121,8 @@ class FolderStorage:
             with self.scratch():
                 pass
         except OSError as error:
-            reason = f"cannot hold checkpoints ({error.strerror})"
-            raise StorageError(f"{self._root} {reason}") from error
+            problem = f"cannot hold checkpoints ({error.strerror})"
+            raise StorageError(f"{self._root} {problem}") from error
 
 
 class RemoteStorage:
@@ -189,8 +191,7 @@ class RemoteStorage:
             yield
         # Each kind of storage fails in its own way; the place is what the user has to know.
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            message = f"checkpoints cannot be {deed} {self._place}: {reason}"
+            message = f"checkpoints cannot be {deed} {self._place}: {reason(error)}"
             raise StorageError(message) from error
 
 

@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from detsd import console
 from detsd.processes import Processes, open_processes
+from detsd.reason import reason
 from detsd.storage import METADATA
 
 log = logging.getLogger(__name__)
@@ -82,9 +83,9 @@ class Trial(Processes):
                 self._save(step, write, {"steps_completed": step, **about})
             # A full disk, a bucket that is gone: it looks different in every library.
             except Exception as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise TrialError(
-                    f"step {step} could not be saved: {reason}; the checkpoint before it stands"
+                    f"step {step} could not be saved: {reason(error)}; "
+                    "the checkpoint before it stands"
                 ) from error
         self.wait()
 

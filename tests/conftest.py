@@ -16,10 +16,10 @@ from PIL import Image
 from transformers import BitImageProcessor, CLIPImageProcessor, Dinov2Config, Dinov2Model
 
 from demo.architecture import build_scorer
-from demo.tiny_model import FAMILIES, build
 from demo.vocabulary import build_tokenizer
 from detsd.config import ModelConfig
 from detsd.model import StableDiffusion, load_model
+from tests.tiny_model import FAMILIES, build
 
 ROOT = Path(__file__).parent.parent
 

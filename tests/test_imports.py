@@ -7,6 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "detsd"
 LEVELS = (
+    {"reason"},
     {
         *("", "words", "concepts", "loss", "gallery", "images", "console", "storage", "processes"),
         "score",

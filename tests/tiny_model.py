@@ -1,6 +1,5 @@
 """Tiny Stable Diffusion models with random weights: every real class, ready in a second."""
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -147,7 +146,3 @@ def _vocabulary(words: Iterable[str]) -> tuple[dict[str, int], list[tuple[str, s
             parts = [parts[0] + parts[1], *parts[2:]]
     tokens += dict.fromkeys(left + right for left, right in merges)
     return {token: place for place, token in enumerate([*tokens, START, END])}, list(merges)
-
-
-if __name__ == "__main__":
-    print(build(Path(sys.argv[1]), *sys.argv[2:3]))
