@@ -8,6 +8,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 PICTURES ?= det_logos
 WORDS ?= brain logo, sharp lines, connected circles, concept art
 RUN ?= runs/demo-$(shell printf '%s' '$(PICTURES) $(WORDS)' | cksum | cut -d' ' -f1)
@@ -29,13 +30,13 @@ demo: install
 	$(BIN)/python -m demo.compare '$(RUN)'
 
 test: install
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: install
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 logos: install
 	$(BIN)/python -m demo.draw_logos

@@ -14,10 +14,12 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from demo.grounds import PATTERNS, SCENES, Ground
+from demo.grounds import Ground
 from demo.media import MEDIA
 from demo.palette import COLOURS
+from demo.patterns import PATTERNS
 from demo.pretrain import BESIDE
+from demo.scenes import SCENES
 from demo.subjects import SHAPES, Shape
 from demo.world import Scene, draw, scene, spelt
 from detsd.config.inference import SCHEDULER_DEFAULTS

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-from demo.grounds import grid, noise
 from demo.palette import Random
+from demo.patterns import grid, noise
 
 Pixels = np.ndarray  # 0 to 255: (side, side, 3)
 

@@ -18,9 +18,10 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPToken
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from demo.training import Losses, Plan, train
-from demo.world import caption, wrong_caption
+from demo.world import caption, wrong_captions
 
 SILENT = 0.1  # of the captions are left out, which is what guidance needs
+WRONG = 3  # captions beside each right one, for the scorer
 SNR = 5.0  # noise levels with a clearer picture than that count no more
 
 
@@ -141,12 +142,12 @@ def train_scorer(scorer: CLIPModel, shop: Shop, plan: Plan) -> float:
         right = [caption(*pair) for pair in pairs]
         # Beside the others' captions each picture gets its own with one thing wrong in it: colours
         # and grounds tell pictures of a batch apart, and shapes would never have to be looked at.
-        wrong = [wrong_caption(*pair) for pair in pairs]
+        wrong = [text for pair in pairs for text in wrong_captions(*pair, WRONG)]
         ids = shop.tokens([*right, *wrong], padding="longest")
         logits = scorer(input_ids=ids, pixel_values=pixels).logits_per_image.float()
-        for place, texts in enumerate(zip(right, wrong, strict=True)):
-            if len(set(texts)) == 1:  # then it is not wrong
-                logits[place, len(right) + place] = -torch.inf
+        for place, text in enumerate(wrong):
+            if text == right[place // WRONG]:  # then it is not wrong
+                logits[place // WRONG, len(right) + place] = -torch.inf
         found = torch.arange(len(right), device=shop.device)
         to_text = F.cross_entropy(logits, found)
         to_picture = F.cross_entropy(logits[:, : len(right)].T, found)

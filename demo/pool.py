@@ -8,7 +8,19 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from demo import figures, grounds, media, networks, outlines, palette, subjects, world
+from demo import (
+    figures,
+    grounds,
+    media,
+    networks,
+    outlines,
+    palette,
+    patterns,
+    scenes,
+    subjects,
+    textures,
+    world,
+)
 
 CHUNK = 500
 
@@ -29,7 +41,8 @@ def pictures(folder: Path, count: int, side: int, processes: int = 2) -> np.ndar
 
 def _digest() -> str:
     """What the pictures follow from: the code that draws them."""
-    sources = (palette, outlines, figures, networks, subjects, grounds, media, world)
+    things = (palette, outlines, figures, networks, subjects)
+    sources = (*things, textures, patterns, scenes, grounds, media, world)
     code = "".join(map(getsource, sources))
     return sha256(code.encode()).hexdigest()[:8]
 

@@ -116,14 +116,14 @@ def choose_subject(random: Random) -> Subject:
 
 
 def altered(subject: Any, random: Random) -> Any:
-    """The subject with one thing about it another one."""
-    name = str(random.choice([field.name for field in fields(subject)]))
+    """The subject with one thing about it another one: what it is rather than a colour of it."""
+    kinds: dict[str, Iterable[str]] = {"shape": SHAPES, "figure": FIGURES, "form": FORMS}
+    names = [field.name for field in fields(subject) if field.name != "count"]  # nothing says it
+    odds = np.array([4.0 if name in kinds else 1.0 for name in names])
+    name = str(random.choice(names, p=odds / odds.sum()))
     value = getattr(subject, name)
     if isinstance(value, Shape | Network):
         return replace(subject, **{name: altered(value, random)})
-    if name == "count":  # which nothing says
-        return subject
-    kinds: dict[str, Iterable[str]] = {"shape": SHAPES, "figure": FIGURES, "form": FORMS}
     return replace(subject, **{name: str(random.choice(list(kinds.get(name, COLOURS))))})
 
 

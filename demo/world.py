@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from demo.grounds import PATTERNS, SCENES, Ground, choose_ground
+from demo.grounds import Ground, choose_ground
 from demo.media import MEDIA
 from demo.outlines import Place
 from demo.palette import Random
+from demo.patterns import PATTERNS
+from demo.scenes import SCENES
 from demo.subjects import Subject, altered, choose_subject
 from detsd.prompts import TEMPLATES
 
@@ -113,22 +115,27 @@ def caption(number: int, variant: int = 0) -> str:
     return say(scene(number), np.random.default_rng([number, 2, variant]))
 
 
-def wrong_caption(number: int, variant: int) -> str:
+def wrong_captions(number: int, variant: int, count: int) -> list[str]:
     """What the caption of that variant would be if one thing in the picture were another.
 
-    Now and then it is the right one all the same: where the thing goes unsaid.
+    Now and then one is the right one all the same: where the thing goes unsaid.
     """
     random = np.random.default_rng([number, 3, variant])
     right = scene(number)
+    return [
+        say(_altered(right, random), np.random.default_rng([number, 2, variant]))
+        for _ in range(count)
+    ]
+
+
+def _altered(right: Scene, random: Random) -> Scene:
     kind = random.random()
     if kind < 0.65:
-        wrong = replace(right, subject=altered(right.subject, random))
-    elif kind < 0.9:
+        return replace(right, subject=altered(right.subject, random))
+    if kind < 0.9:
         form = str(random.choice([*PATTERNS, *SCENES]))
-        wrong = replace(right, ground=Ground(form, right.ground.colour))
-    else:
-        wrong = replace(right, medium=str(random.choice(list(MEDIA))))
-    return say(wrong, np.random.default_rng([number, 2, variant]))
+        return replace(right, ground=Ground(form, right.ground.colour))
+    return replace(right, medium=str(random.choice(list(MEDIA))))
 
 
 def main() -> None:

@@ -47,7 +47,8 @@ def conclude(run: Run) -> None:
     """Say, with figures, whether anything was learnt."""
     if run.first_loss is None or run.loss is None:
         return
-    moved = run.method.moved()
+    with run.stopper.best():
+        moved = run.method.moved()
     log.info("the concepts moved by %.1f%% of their first length", 100 * moved)
     if moved < HARDLY_MOVED:
         log.warning("that is hardly at all: more steps, or a higher training.learning_rate?")
