@@ -61,19 +61,16 @@ def draw(
 ) -> list[list[Image.Image]]:
     """Some images of each prompt, with the same seeds each time."""
     settings = config.inference
-    return [
-        pipeline(
-            prompt,
-            seed=settings.main_process_generator_seed,
-            count=SEEDS,
-            steps=settings.num_inference_steps,
-            guidance=settings.guidance_scale,
-            scheduler=settings.inference_scheduler_name,
-            scheduler_kwargs=settings.other_inference_scheduler_kwargs,
-            batch_size=SEEDS,
-        )
-        for prompt in prompts
-    ]
+    images = pipeline(
+        prompts,
+        seed=settings.main_process_generator_seed,
+        count=SEEDS,
+        steps=settings.num_inference_steps,
+        guidance=settings.guidance_scale,
+        scheduler=settings.inference_scheduler_name,
+        scheduler_kwargs=settings.other_inference_scheduler_kwargs,
+    )
+    return [images[start : start + SEEDS] for start in range(0, len(images), SEEDS)]
 
 
 def rate(

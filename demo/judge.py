@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from demo.grounds import Ground
 from demo.media import MEDIA
@@ -22,17 +21,14 @@ from demo.pretrain import BESIDE
 from demo.scenes import SCENES
 from demo.subjects import SHAPES, Shape
 from demo.world import Scene, draw, scene, spelt
-from detsd.config.inference import SCHEDULER_DEFAULTS
 from detsd.console import hush_loading
 from detsd.gallery import sheet
 from detsd.generate import load_pipeline
 from detsd.images import prepare, whole
 from detsd.model import StableDiffusion
-from detsd.sampler import Request, Settings, generate
 from detsd.score import Scorer, load_scorer
 
 FIRST = 10_000_000  # scenes from here on were never trained on
-BATCH = 20
 
 
 def main() -> None:
@@ -49,11 +45,12 @@ def main() -> None:
     size = pipeline.model.size
     scenes = some_scenes(arguments.count)
     real = [draw(one, np.random.default_rng([place, 3]), size) for place, one in enumerate(scenes)]
-    requests = [Request(words(one), place, arguments.guidance) for place, one in enumerate(scenes)]
-    settings = Settings("pndm", SCHEDULER_DEFAULTS["pndm"], arguments.steps)
-    with pipeline.model.vae_awake():
-        drawn = generate(pipeline.model, requests, settings, BATCH)
-        made = list(tqdm(drawn, total=len(requests), desc="drawing", disable=None))
+    made = pipeline(
+        [words(one) for one in scenes],
+        seed=range(len(scenes)),
+        guidance=arguments.guidance,
+        steps=arguments.steps,
+    )
     scorer = load_scorer(str(arguments.model / "scorer"), None, pipeline.model.device)
     seen = {"made": scorer.see(made).clip, "real": scorer.see(real).clip}
     print(f"{'':12}" + "".join(f"{name:>8}" for name in seen))

@@ -1,4 +1,4 @@
-"""The command line: python -m detsd run FILE.yaml."""
+"""The command line: python -m detsd run FILE.yaml, and gather CHECKPOINT."""
 
 import argparse
 import sys
@@ -41,6 +41,19 @@ def parser() -> argparse.ArgumentParser:
         metavar="CHECKPOINT",
         help="start from the concepts of another run's checkpoint, at step 0",
     )
+    run.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only say what would be made, how long it would take and how many bytes",
+    )
+    collect = commands.add_parser(
+        "gather",
+        help="put all images of a grid's checkpoints into one folder, with a page to look at them",
+        description="A checkpoint of a grid holds the images made since the one before, and lists "
+        "all of them. This follows the list.",
+    )
+    collect.add_argument("checkpoint", help="the last one: its UUID, or its folder")
+    collect.add_argument("--out", type=Path, default=Path("images"), metavar="FOLDER")
     return top
 
 
@@ -54,16 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Obey the command line; return the exit code."""
     given = parser().parse_args(arguments)
     from detsd import console
-    from detsd.local import run_file
 
     try:
-        return run_file(
-            given.file,
-            changes=given.changes,
-            out=given.out,
-            processes=given.processes,
-            warm_start=given.warm_start,
-        )
+        return {"run": _run, "gather": _gather}[given.command](given)
     except KeyboardInterrupt:  # before there was anything to save
         return 130
     except Exception as error:
@@ -71,6 +77,28 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         console.print_error(error)
         return 2
+
+
+def _run(given: argparse.Namespace) -> int:
+    from detsd.local import run_file, say_what_would_run
+
+    if given.dry_run:
+        say_what_would_run(given.file, given.changes, given.out, given.processes)
+        return 0
+    return run_file(
+        given.file,
+        changes=given.changes,
+        out=given.out,
+        processes=given.processes,
+        warm_start=given.warm_start,
+    )
+
+
+def _gather(given: argparse.Namespace) -> int:
+    from detsd.gather import gather
+
+    print(gather(given.checkpoint, given.out))
+    return 0
 
 
 if __name__ == "__main__":

@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from detsd import finetune
 from detsd.concepts import ConceptError, read_concepts
 from detsd.config import ModelConfig, hub_token
-from detsd.config.inference import SCHEDULER_DEFAULTS
+from detsd.denoise import build_scheduler
+from detsd.generate import fetch_checkpoint
 from detsd.model import load_model
-from detsd.sampler import Settings, build_scheduler
+from detsd.request import Settings
+from detsd.safety import load_safety_checker
+from detsd.schedulers import known_scheduler
 from detsd.tokens import expand
-from detsd.trial import download
 
 
 class DetSDTextualInversionTrainer:
@@ -44,8 +47,10 @@ class DetSDTextualInversionPipeline:
     ):
         self._file_name = learned_embeddings_filename
         self._quiet = disable_progress_bar
+        token = hub_token(os.environ)
+        config = ModelConfig(pretrained_model_name_or_path=pretrained_model_name_or_path)
         self._model = load_model(
-            ModelConfig(pretrained_model_name_or_path=pretrained_model_name_or_path),
+            config,
             torch.device(device),
             # A CPU computes half precision in fp32 anyway, and says nothing of it.
             precision="fp16" if use_fp16 and device != "cpu" else "fp32",
@@ -54,11 +59,13 @@ class DetSDTextualInversionPipeline:
                 "beta_end": beta_end,
                 "beta_schedule": beta_schedule,
             },
-            token=hub_token(os.environ),
+            token=token,
         )
         self._model.vae.to(self._model.device, self._model.unet.dtype)
-        arguments = {**SCHEDULER_DEFAULTS[scheduler_name], **(other_scheduler_kwargs or {})}
-        self._settings = Settings(scheduler_name, arguments, steps=50)
+        name, place = config.pretrained_model_name_or_path, self._model.device
+        self._checker = load_safety_checker(name, place, token=token)
+        arguments = dict(other_scheduler_kwargs or {})
+        self._settings = Settings(known_scheduler(scheduler_name), arguments, steps=50)
         self._pipeline: Any = None
 
     @property
@@ -84,10 +91,13 @@ class DetSDTextualInversionPipeline:
     def load_from_uuids(self, uuids: str | Sequence[str]) -> None:
         """Add the concepts of Determined checkpoints."""
         for uuid in [uuids] if isinstance(uuids, str) else uuids:
-            self.load_from_checkpoint_dir(download(uuid))
+            self.load_from_checkpoint_dir(fetch_checkpoint(uuid))
 
     def __call__(self, **kwargs: Any) -> Any:
-        """Return the output of diffusers' pipeline; `prompt` may name the concepts."""
+        """Return the output of diffusers' pipeline; `prompt` may name the concepts.
+
+        Images that are not safe for work are named in `nsfw_content_detected`, and not blackened.
+        """
         if self._pipeline is None:
             scheduler = build_scheduler(self._model, self._settings)
             self._pipeline = self._model.pipeline(scheduler)
@@ -95,7 +105,19 @@ class DetSDTextualInversionPipeline:
         for key in ("prompt", "negative_prompt"):
             if kwargs.get(key):
                 kwargs[key] = self._expand(kwargs[key])
-        return self._pipeline(**kwargs)
+        images = self._pipeline(**{**kwargs, "return_dict": True}).images
+        flagged = [self._is_flagged(image) for image in images]
+        if not kwargs.get("return_dict", True):
+            return images, flagged
+        from diffusers.pipelines.stable_diffusion import StableDiffusionPipelineOutput
+
+        return StableDiffusionPipelineOutput(images=images, nsfw_content_detected=flagged)
+
+    def _is_flagged(self, image: Any) -> bool:
+        # Arrays and latents, which a caller may ask for, are nothing that it can look at.
+        if self._checker is None or not isinstance(image, Image.Image):
+            return False
+        return bool(self._checker(image))
 
     def _expand(self, prompt: str | Sequence[str]) -> str | list[str]:
         if isinstance(prompt, str):

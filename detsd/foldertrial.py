@@ -35,7 +35,9 @@ class FolderTrial(Trial):
         trial_id: str,
         warm_start: str | None,
     ):
-        super().__init__(processes, hparams, slots, max_length(searcher), folder / "samples")
+        super().__init__(
+            processes, hparams, slots, max_length(searcher), folder / "samples", folder
+        )
         self._folder = folder
         self._trial_id = trial_id
         self._checkpoints = checkpoints
@@ -54,12 +56,12 @@ class FolderTrial(Trial):
                 log.info("--from is not used: this run goes on from a checkpoint of its own")
             with self._checkpoints.open(stored[-1].id) as path:
                 self._take_back()
-                yield Checkpoint(path, True, self._first_step)
+                yield Checkpoint(path, True, self._first_step, stored[-1].id)
         else:
             self._first_step = -1  # of step 0, too, nothing counts
             self._take_back()
             with self._open_warm_start() as path:
-                yield Checkpoint(path, False, 0) if path else None
+                yield Checkpoint(path, False, 0, "") if path else None
 
     def report(self, group: str, step: int, metrics: Mapping[str, float]) -> None:
         """Append to metrics.jsonl, TensorBoard and the log."""
@@ -98,13 +100,14 @@ class FolderTrial(Trial):
             self._bar.close()
         super().close()
 
-    def _save(self, step: int, write: Write, metadata: dict[str, Any]) -> None:
+    def _save(self, step: int, write: Write, metadata: dict[str, Any]) -> str:
         with self._checkpoints.scratch() as part:
             write(part)
             text = json.dumps({**metadata, "trial_id": self._trial_id}, indent=2)
             (part / METADATA).write_text(text)
             id = self._checkpoints.put(f"step-{step:06d}", part)
         log.info("step %d: saved as checkpoint %s", step, id)
+        return id
 
     def _stop(self, *_: Any) -> None:
         self._stopping = True

@@ -1,25 +1,47 @@
 """A base model and concepts become a Pipeline: the notebook's and every other way to draw."""
 
+import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
+from tqdm import tqdm
 
-from detsd.concepts import Concept, read_concepts
-from detsd.config import ModelConfig, hub_token
-from detsd.config.inference import SCHEDULER_DEFAULTS
-from detsd.model import StableDiffusion, load_model
-from detsd.sampler import Request, Settings, generate
+from detsd.concepts import Concept, ConceptError, read_concepts
+from detsd.config import ConfigError, ModelConfig, hub_token
+from detsd.model import DTYPES, StableDiffusion, load_model
+from detsd.reason import reason
+from detsd.request import Request, RequestError, Settings
+from detsd.safety import load_safety_checker
+from detsd.sampler import Flag, Tick, check_scheduler, generate
+from detsd.schedulers import known_scheduler
+from detsd.words import named
+
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total} images [{elapsed}<{remaining}]"
+
+V = TypeVar("V")
 
 
 class Pipeline:
     """Draws prompts that may name the concepts."""
 
-    def __init__(self, model: StableDiffusion):
+    def __init__(
+        self,
+        model: StableDiffusion,
+        *,
+        base: str = "",
+        scheduler: str = "pndm",
+        flag: Flag | None = None,
+    ):
         self.model = model
+        self.base = base
+        self.scheduler = scheduler
+        self._flag = flag
 
     @property
     def concepts(self) -> Mapping[str, int]:
@@ -30,40 +52,155 @@ class Pipeline:
         self,
         prompt: str | Sequence[str],
         *,
-        seed: int = 0,
+        negative_prompt: str | Sequence[str] = "",
+        seed: int | Sequence[int] = 0,
         count: int = 1,
+        guidance: float | Sequence[float] = 7.5,
         steps: int = 50,
-        guidance: float = 7.5,
-        scheduler: str = "pndm",
+        scheduler: str | None = None,
         scheduler_kwargs: Mapping[str, Any] | None = None,
-        batch_size: int = 1,
+        size: tuple[int, int] | None = None,
+        batch_size: int | None = None,
+        progress: bool | None = None,
     ) -> list[Image.Image]:
-        """Return `count` images of each prompt, with the seeds from `seed` up."""
-        prompts = [prompt] if isinstance(prompt, str) else prompt
-        requests = [Request(p, seed + place, guidance) for p in prompts for place in range(count)]
-        arguments = {**SCHEDULER_DEFAULTS[scheduler], **(scheduler_kwargs or {})}
-        settings = Settings(scheduler, arguments, steps)
-        with self.model.vae_awake():
-            return list(generate(self.model, requests, settings, batch_size))
+        """Return `count` images of each prompt, one prompt's after another's.
+
+        A negative prompt, a seed and a guidance are for all prompts or, as a list, one for each;
+        an image's seed is that of its prompt + its place among the prompt's. Guidance of 1 or less
+        is without any, and without the negative prompt. `size` is (width, height), `batch_size` as
+        many as fit, and `progress` is shown on a terminal, unless they say otherwise.
+
+        A `<word>` in angle brackets that is no concept is refused: a concept was meant that is not
+        there. Any other word may be plain English. How an image was made is JSON in its
+        `info["detsd"]`; one that the model's safety checker finds is marked in `info["flags"]`.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        settings = Settings(
+            scheduler or self.scheduler, dict(scheduler_kwargs or {}), steps, size and tuple(size)
+        )
+        rows = zip(
+            prompts,
+            _each(negative_prompt, prompts, "negative_prompt"),
+            _each(seed, prompts, "seed"),
+            _each(guidance, prompts, "guidance"),
+            strict=True,
+        )
+        requests = [
+            Request(text, first + place, scale, settings, negative)
+            for text, negative, first, scale in rows
+            for place in range(count)
+        ]
+        hidden = None if progress is None else not progress  # None: where there is no terminal
+        with tqdm(total=len(requests), bar_format=BAR, disable=hidden) as bar:
+            made = dict(self.draw(requests, batch_size, tick=bar.update))
+        return [made[place] for place in range(len(requests))]
+
+    def draw(
+        self,
+        requests: Sequence[Request],
+        batch_size: int | None = None,
+        *,
+        tick: Tick | None = None,
+    ) -> Iterator[tuple[int, Image.Image]]:
+        """Yield (place in requests, image) as they are made, each with how it was made."""
+        for settings in _distinct(request.settings for request in requests):
+            check_scheduler(settings, "scheduler")
+        drawn = generate(
+            self.model, requests, batch_size, flag=self._flag, tick=tick or (lambda images: None)
+        )
+        for place, image in drawn:
+            image.info["detsd"] = json.dumps(self._about(requests[place], image), sort_keys=True)
+            yield place, image
+
+    def _about(self, request: Request, image: Image.Image) -> dict[str, Any]:
+        settings = request.settings
+        return {
+            "prompt": request.prompt,
+            "negative_prompt": request.negative_prompt,
+            "seed": request.seed,
+            "guidance": request.guidance,
+            "steps": settings.steps,
+            "scheduler": settings.scheduler,
+            "scheduler_kwargs": settings.scheduler_kwargs,
+            "width": image.width,
+            "height": image.height,
+            "model": self.base,
+            "concepts": sorted(named(request.prompt, self.concepts)),
+        }
 
 
 def load_pipeline(
     base: str | Path,
     *,
-    concepts: Sequence[Concept | str | Path] = (),
+    concepts: Sequence[Concept | str | Path] | Concept | str | Path = (),
+    scheduler: str = "pndm",
     device: str | torch.device | None = None,
     precision: str | None = None,
+    safety: bool = True,
 ) -> Pipeline:
-    """Load a model (a folder or hub id) and concepts (files, checkpoint folders or records)."""
+    """Load a model (a folder or hub id) and concepts.
+
+    A concept is a record, a file, a checkpoint folder, or the UUID of a Determined checkpoint.
+    `safety` is whether to load the safety checker, where the model carries one.
+    """
+    known_scheduler(scheduler)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model = load_model(
-        ModelConfig(pretrained_model_name_or_path=str(base)),
-        place,
-        precision=precision or ("fp16" if place.type == "cuda" else "fp32"),
-        token=hub_token(os.environ),
-    )
-    for source in concepts:
-        found = [source] if isinstance(source, Concept) else read_concepts(Path(source))
-        for concept in found:
-            model.add_concept(concept)
-    return Pipeline(model)
+    precision = precision or ("fp16" if place.type == "cuda" else "fp32")
+    if precision not in DTYPES:
+        raise ConfigError([f"precision: {', '.join(DTYPES)} are known, found {precision!r}"])
+    sources = [concepts] if isinstance(concepts, (Concept, str, Path)) else concepts
+    found = [concept for source in sources for concept in find_concepts(source)]
+    token = hub_token(os.environ)
+    config = ModelConfig(pretrained_model_name_or_path=str(base))
+    model = load_model(config, place, precision=precision, token=token)
+    for concept in found:
+        model.add_concept(concept)
+    name = config.pretrained_model_name_or_path
+    checker = load_safety_checker(name, place, token=token) if safety else None
+    # Nothing is trained here, so the VAE need not make room between two calls.
+    model.vae.to(place)
+    return Pipeline(model, base=name, scheduler=scheduler, flag=checker)
+
+
+def find_concepts(source: Concept | str | Path) -> list[Concept]:
+    """Return the concepts of a record, a file, a checkpoint folder or a checkpoint's UUID."""
+    if isinstance(source, Concept):
+        return [source]
+    path = Path(source)
+    if UUID.fullmatch(str(source)) and not path.exists():
+        path = fetch_checkpoint(str(source))
+    return read_concepts(path)
+
+
+def fetch_checkpoint(uuid: str) -> Path:
+    """Return the folder of a Determined checkpoint, downloaded when it is first asked for."""
+    from detsd.trial import download  # most pipelines never need Determined's client
+
+    try:
+        return download(uuid)
+    # No such checkpoint, no login, no master, no storage: each has its own kind of error.
+    except Exception as error:
+        master = os.environ.get("DET_MASTER", "http://localhost:8080")
+        raise ConceptError(
+            f"no file or folder is called {uuid}, and as a checkpoint it could not be fetched from "
+            f"the Determined master {master}: {reason(error)}"
+        ) from error
+
+
+def _each(value: V | Sequence[V], prompts: Sequence[str], key: str) -> Sequence[V]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return [value] * len(prompts)  # type: ignore[list-item]
+    if len(value) != len(prompts):
+        raise RequestError(
+            f"{key}: one for all prompts or one for each of the {len(prompts)} is wanted, found "
+            f"{len(value)}"
+        )
+    return value
+
+
+def _distinct(settings: Iterator[Settings]) -> list[Settings]:
+    found: list[Settings] = []
+    for one in settings:
+        if one not in found:
+            found.append(one)
+    return found

@@ -1,90 +1,154 @@
-"""The entry point of generation: one point of a grid, its images made once and kept at once."""
+"""The entry point of generation: the images of a grid, each made once and kept at once."""
 
-import inspect
 import logging
-import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import torch
 from PIL import Image
 
-from detsd.concepts import read_concepts
-from detsd.config import ConfigError, GridConfig, hub_token, read
-from detsd.model import StableDiffusion, load_model
-from detsd.sampler import Settings, build_scheduler, check_scheduler
-from detsd.trial import Trial, download, run_trial
-from detsd.words import expand
+from detsd import __version__
+from detsd.config import GridConfig, read
+from detsd.imagestore import ImageStore, Record, open_store
+from detsd.page import write_page
+from detsd.png import encode
+from detsd.sheets import show_sheets
+from detsd.studio import Job, Studio, check_schedulers, list_jobs, open_studio
+from detsd.trial import Trial, run_trial
+from detsd.vocabulary import read_vocabularies
 
 log = logging.getLogger(__name__)
+
+BATCH = 16  # images between two looks at whether to stop, where the batch is as large as fits
+PATIENCE = 300.0  # seconds between checkpoints, where save_freq does not say
+Drawn = list[tuple[Record, bytes]]
 
 
 def generate_grid(trial: Trial) -> None:
     """Make the trial's images that are not there yet."""
     config = read(GridConfig, trial.hparams)
-    settings = Settings(config.pipeline.scheduler_name, config.pipeline.scheduler_kwargs, 50)
-    check_scheduler(settings, "pipeline.other_scheduler_kwargs")
-    total = config.batch_size * config.num_batches * trial.slots
-    missing = [
-        start
-        for start in range(0, total, config.batch_size)
-        if trial.any(not all(trial.shown(name, 0) for name in _names(start, config)))
-    ]
-    if not missing:
-        log.info("all %d images are there: nothing is left to do", total)
-        return
-    pipeline, prompt = _load(config, settings, trial)
-
-    def make(start: int) -> list[Image.Image]:
-        numbers = range(start, start + config.batch_size)
-        seed = config.main_process_generator_seed
-        generators = [torch.Generator().manual_seed(seed + number) for number in numbers]
-        arguments = {**config.call_kwargs, **prompt, "num_images_per_prompt": len(numbers)}
-        return pipeline(**arguments, generator=generators).images
-
-    for first in range(0, len(missing), trial.size):
-        starts = missing[first : first + trial.size]
-        for start, images in zip(starts, trial.deal(make, starts), strict=True):
-            for name, image in zip(_names(start, config), images, strict=True):
-                trial.show(name, image, 0)
-        trial.progress(total - config.batch_size * len(missing[first + trial.size :]), total)
-        if first + trial.size < len(missing) and trial.should_stop():
+    vocabularies = read_vocabularies(config)
+    jobs = list_jobs(config, vocabularies, trial.slots)
+    check_schedulers(config, jobs)
+    with trial.restore() as checkpoint:
+        known = (checkpoint.path, checkpoint.id) if checkpoint else (None, "")
+        store = open_store(trial.folder, *known) if trial.is_chief else None
+    there = trial.ask(lambda: store.ids if store else set())
+    missing = [job for job in jobs if job.id not in there]
+    log.info("%d images, %d of them to be made", len(jobs), len(missing))
+    keeper = Keeper(trial, store, len(jobs), len(jobs) - len(missing))
+    if missing:
+        studio = open_studio(config, vocabularies, trial.device)
+        if not make(trial, studio, missing, config, keeper):
             log.info("stopped with images left to make: the next start makes them")
             return
+    keeper.finish()
+    log.info("all %d images are there: nothing is left to do", len(jobs))
 
 
-def _names(start: int, config: GridConfig) -> list[str]:
-    return [f"image-{number:06d}" for number in range(start, start + config.batch_size)]
+def make(
+    trial: Trial, studio: Studio, missing: Sequence[Job], config: GridConfig, keeper: "Keeper"
+) -> bool:
+    """Draw in rounds, a block a process in each; return whether all of them are made."""
+    size = config.at_once or BATCH
+    blocks = [missing[start : start + size] for start in range(0, len(missing), size)]
+    mine = blocks[trial.rank :: trial.size]
+    drawn = studio.draw([job for block in mine for job in block])
+    rounds = -(-len(blocks) // trial.size)
+    with ThreadPoolExecutor(1) as encoder:
+        encoding: list[tuple[Record, Future[bytes]]] = []
+        for number in range(rounds):
+            count = len(mine[number]) if number < len(mine) else 0
+            made = list(islice(drawn, count))
+            # The last round's files were written while this one's images were drawn.
+            keeper.keep(_finished(encoding))
+            encoding = [(record, encoder.submit(encode, image, record)) for record, image in made]
+            stopping = number + 1 < rounds and trial.should_stop()
+            if stopping or keeper.due(number + 1, config.save_freq):
+                keeper.keep(_finished(encoding))
+                encoding = []
+                keeper.save()
+            if stopping:
+                return False
+        keeper.keep(_finished(encoding))
+    return True
 
 
-def _load(config: GridConfig, settings: Settings, trial: Trial) -> tuple[Any, dict[str, str]]:
-    """Return the pipeline, and the prompts of its calls with the concepts' pieces in them."""
-    on_gpu = trial.device.type == "cuda"
-    model = load_model(
-        config.pipeline.model,
-        trial.device,
-        precision="fp16" if config.pipeline.use_fp16 and on_gpu else "fp32",
-        forward_process=config.pipeline.forward_process,
-        token=hub_token(os.environ),
-    )
-    for source in (*config.local_checkpoint_paths, *map(download, config.uuids)):
-        _add_concepts(model, source, config.pipeline.learned_embeddings_filename)
-    model.vae.to(model.device, model.unet.dtype)
-    pipeline = model.pipeline(build_scheduler(model, settings))
-    known = inspect.signature(pipeline.__call__).parameters
-    unknown = sorted(set(config.call_kwargs) - set(known))
-    if unknown:
-        raise ConfigError([f"call_kwargs.{key}: unknown to this pipeline" for key in unknown])
-    quiet = config.pipeline.disable_progress_bar or not trial.is_chief
-    pipeline.set_progress_bar_config(disable=quiet)
-    texts = {key: config.call_kwargs.get(key) for key in ("prompt", "negative_prompt")}
-    return pipeline, {key: expand(text, model.concepts) for key, text in texts.items() if text}
+def _finished(encoding: Sequence[tuple[Record, Future[bytes]]]) -> Drawn:
+    return [(record, png.result()) for record, png in encoding]
 
 
-def _add_concepts(model: StableDiffusion, source: Path, file_name: str) -> None:
-    named = source / file_name
-    for concept in read_concepts(named if named.is_file() else source):
-        model.add_concept(concept)
+class Keeper:
+    """Puts what all processes have made into the chief's store, and checkpoints of it."""
+
+    def __init__(self, trial: Trial, store: ImageStore | None, target: int, done: int):
+        self._trial = trial
+        self._store = store  # the chief's
+        self._target = target
+        self._done = done
+        self._begun = self._saved = time.monotonic()
+        self._estimated = False
+
+    def keep(self, drawn: Drawn) -> None:
+        """Keep every process's images."""
+        hands = self._trial.gather(drawn)
+        kept = [one for hand in hands for one in hand]
+        for record, png in kept:
+            assert self._store is not None
+            self._store.add(record, png)
+        self._done += len(kept)
+        if kept:
+            self._trial.progress(self._done, self._target)
+            self._estimate(kept)
+
+    def due(self, rounds: int, every: int | None) -> bool:
+        """Return whether it is time for a checkpoint, the same in every process."""
+        if every is not None:
+            return rounds % every == 0
+        return self._trial.any(time.monotonic() - self._saved > PATIENCE)
+
+    def save(self) -> None:
+        """Keep what is new as a checkpoint."""
+        store, trial = self._store, self._trial
+        self._saved = time.monotonic()
+        steps, unsaved = trial.ask(
+            lambda: (len(store.ids), len(store.unsaved)) if store else (0, 0)
+        )
+        if not unsaved:
+            return
+        self._show(steps)
+
+        def write(folder: Path) -> None:
+            assert store is not None
+            store.write_checkpoint(folder)
+
+        id = trial.save(steps, write, {"version": __version__})
+        if store is not None:
+            store.saved(id)
+
+    def finish(self) -> None:
+        """Keep the last ones, and say where to look at them."""
+        self.save()
+        if self._store is not None:
+            log.info("look at them: %s", write_page(self._store.folder, "detsd"))
+
+    def _show(self, step: int) -> None:
+        if self._store is not None:
+            write_page(self._store.folder, "detsd")
+            show_sheets(self._trial, self._store, step)
+
+    def _estimate(self, kept: Drawn) -> None:
+        if self._estimated:
+            return
+        self._estimated = True
+        left = self._target - self._done
+        seconds = (time.monotonic() - self._begun) / len(kept) * left
+        size = sum(len(png) for _, png in kept) / len(kept) * self._target
+        log.info(
+            "%d left: about %.0f minutes; all will take %.1f MB", left, seconds / 60, size / 1e6
+        )
 
 
 def main() -> None:

@@ -50,6 +50,21 @@ def run_file(
     return 1 if len(failed) == len(plan.points) else 0
 
 
+def say_what_would_run(
+    file: Path, changes: Sequence[str], out: Path | None, processes: int | None
+) -> None:
+    """Print the trials of a YAML and, of generation, what its images will take; run nothing."""
+    plan = make_plan(file, changes, out)
+    slots = max(1, plan.experiment.resources.slots_per_trial)
+    count = processes or default_processes(slots)
+    for folder in plan.folders:
+        print(f"{folder}: a trial on {count} process{'es' if count > 1 else ''}")
+    if plan.entry[0] == "detsd.grid":
+        from detsd.preview import preview
+
+        print(preview(plan.points, slots, count))
+
+
 def find_checkpoint(source: str) -> str:
     """Return what --from names: a checkpoint, a concept file, a run's last one, or a storage id."""
     path = Path(source).expanduser()

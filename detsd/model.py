@@ -83,11 +83,12 @@ class StableDiffusion:
     @contextmanager
     def vae_awake(self) -> Iterator[None]:
         """Hold the VAE on the device; the rest of the time its memory is the training's."""
+        place = self.vae.device  # the device itself, where it is awake for longer
         self.vae.to(self.device)
         try:
             yield
         finally:
-            self.vae.to("cpu")
+            self.vae.to(place)
 
     @torch.no_grad()
     def encode_images(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

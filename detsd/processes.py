@@ -41,6 +41,18 @@ class Processes:
         """Go on when every process has come this far."""
         self.any(False)
 
+    def ask(self, question: Callable[[], T]) -> T:
+        """Return the chief's answer, in every process."""
+        return self.deal(lambda _: question(), range(1))[0]
+
+    def gather(self, mine: T) -> list[T]:
+        """Return what every process has to the chief, and nothing to the others."""
+        if self.size == 1:
+            return [mine]
+        hands: list[T] | None = [mine] * self.size if self.is_chief else None
+        distributed.gather_object(mine, hands)
+        return hands or []
+
     def deal(self, work: Callable[[int], T], items: Sequence[int]) -> list[T]:
         """Map `work` over the items, each done by one process; every process gets all results."""
         mine = [work(item) for item in items[self.rank :: self.size]]

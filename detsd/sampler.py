@@ -1,96 +1,77 @@
-"""The denoising loop: prompts, seeds and scales become images, in batches."""
+"""The sampler: requests become images, as many at once as share their settings and fit."""
 
-import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from weakref import WeakKeyDictionary
 
 import torch
-from diffusers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
 from PIL import Image
 
+from detsd import schedulers
 from detsd.config import ConfigError
+from detsd.denoise import Prompts, Tick, denoise, size
+from detsd.denoise import build_scheduler as build_scheduler
 from detsd.model import StableDiffusion
+from detsd.request import Request as Request
+from detsd.request import Settings as Settings
+from detsd.request import check_requests
 
-SCHEDULERS = {
-    "pndm": PNDMScheduler,
-    "ddim": DDIMScheduler,
-    "lms-discrete": LMSDiscreteScheduler,
-}
+log = logging.getLogger(__name__)
 
+Flag = Callable[[Image.Image], list[str]]
 
-class Request(NamedTuple):
-    """One image to be made."""
+# Latents, along height × width and twice with guidance, that a batch has where nobody says: 32
+# images of SD 1.x on a GPU. A CPU is no faster with more than 16 images of the demo's.
+AT_ONCE = {"cuda": 262_144, "cpu": 8_192}
+DECODED_AT_ONCE = 4_096  # an image of SD 1.x, which takes the VAE far more memory than the UNet
 
-    prompt: str
-    seed: int
-    guidance: float
-
-
-class Settings(NamedTuple):
-    """What the images of a batch share."""
-
-    scheduler: str
-    scheduler_kwargs: dict[str, Any]
-    steps: int
-
-
-def check_scheduler(
-    settings: Settings, key: str, forward_process: Mapping[str, Any] | None = None
-) -> None:
-    """Refuse arguments that the scheduler does not take, before a model is loaded."""
-    known = inspect.signature(SCHEDULERS[settings.scheduler].__init__).parameters
-    unknown = sorted(set(settings.scheduler_kwargs) - set(known))
-    if unknown:
-        raise ConfigError(
-            [f"{key}.{name}: {settings.scheduler} has no such argument" for name in unknown]
-        )
-    arguments = {**(forward_process or {}), **settings.scheduler_kwargs}
-    try:
-        SCHEDULERS[settings.scheduler](**arguments).set_timesteps(settings.steps)
-    # Each scheduler refuses what it cannot use in its own way.
-    except Exception as error:
-        said = f"{settings.scheduler} cannot take {settings.steps} steps with {arguments}"
-        raise ConfigError([f"{key}: {said} ({error})"]) from None
+# The latents that fit where a batch has run out of memory.
+_fitting: WeakKeyDictionary[StableDiffusion, int] = WeakKeyDictionary()
 
 
 def generate(
-    model: StableDiffusion, requests: Sequence[Request], settings: Settings, batch_size: int
-) -> Iterator[Image.Image]:
-    """Yield the images asked for, in order; the VAE is to be awake."""
-    for start in range(0, len(requests), batch_size):
-        latents = denoise(model, requests[start : start + batch_size], settings)
-        for one in latents:
-            yield to_image(model.decode_latents(one[None])[0])
+    model: StableDiffusion,
+    requests: Sequence[Request],
+    batch_size: int | None = None,
+    *,
+    flag: Flag | None = None,
+    tick: Tick = lambda images: None,
+) -> Iterator[tuple[int, Image.Image]]:
+    """Yield (place in requests, image) as they are made; no `batch_size` is as many as fit.
+
+    Requests that can share a batch do, so the order may be another. What `flag` finds in an image
+    is put into its info; `tick` hears of each step, as a share of the images.
+    """
+    check_requests(requests, size_unit(model), model.concepts)
+    return _generate(model, requests, batch_size, flag, tick)
 
 
-@torch.no_grad()
-def denoise(
-    model: StableDiffusion, requests: Sequence[Request], settings: Settings
-) -> torch.Tensor:
-    """Return the latents of a batch of images."""
-    # A new scheduler a batch: some keep what they saw in the last one.
-    scheduler = build_scheduler(model, settings)
-    scheduler.set_timesteps(settings.steps)
-    wanted = model.encode_prompts([request.prompt for request in requests])
-    conditioning = wanted.followed_by(model.encode_nothing(len(requests)))
-    origins = torch.tensor([[model.size, model.size, 0, 0]], device=model.device)
-    origins = origins.expand(2 * len(requests), 4)
-    scales = torch.tensor([request.guidance for request in requests], device=model.device)
-    scales = scales.clamp(min=1).view(-1, 1, 1, 1)  # 1 is the prompt alone, as diffusers has it
-    latents = _noise(model, requests) * float(scheduler.init_noise_sigma)
-    for timestep in scheduler.timesteps:
-        noisy = scheduler.scale_model_input(torch.cat([latents, latents]), timestep)
-        prediction = model.predict(noisy, timestep.to(model.device), conditioning, origins).float()
-        with_prompt, without = prediction.chunk(2)
-        guided = without + scales * (with_prompt - without)
-        latents = scheduler.step(guided, timestep, latents).prev_sample
-    return latents
+def size_unit(model: StableDiffusion) -> int:
+    """Return what width and height have to be multiples of."""
+    return model.vae_factor * 2 ** (len(model.unet.config.block_out_channels) - 1)
 
 
-def build_scheduler(model: StableDiffusion, settings: Settings) -> Any:
-    """Return the scheduler, set up as the model's own is where the settings do not say."""
-    config = {**model.scheduler_config, **settings.scheduler_kwargs}
-    return SCHEDULERS[settings.scheduler].from_config(config)
+def check_scheduler(
+    settings: Settings, key: str, forward_process: Mapping[str, object] | None = None
+) -> None:
+    """Refuse arguments that the scheduler does not take, before a model is loaded."""
+    name, arguments, steps = settings.scheduler, settings.scheduler_kwargs, settings.steps
+    try:
+        schedulers.check(name, arguments, steps, forward_process)
+    except schedulers.SchedulerError as error:
+        raise ConfigError([f"{key}: {error}"]) from None
+
+
+def batches(requests: Sequence[Request], most: Callable[[Request], int]) -> Iterator[list[int]]:
+    """Yield the places of requests that go together, each batch when it is full."""
+    waiting: dict[str, list[int]] = {}
+    for place, request in enumerate(requests):
+        key = json.dumps([request.settings, request.guided], sort_keys=True, default=repr)
+        waiting.setdefault(key, []).append(place)
+        if len(waiting[key]) >= most(request):
+            yield waiting.pop(key)
+    yield from waiting.values()
 
 
 def to_image(pixels: torch.Tensor) -> Image.Image:
@@ -99,12 +80,64 @@ def to_image(pixels: torch.Tensor) -> Image.Image:
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
 
 
-def _noise(model: StableDiffusion, requests: Sequence[Request]) -> torch.Tensor:
-    side = model.size // model.vae_factor
-    # From a generator of its own, on the CPU: an image depends on its seed, not its neighbours,
-    # and diffusers makes the same one of torch.Generator().manual_seed(seed).
-    rows = [
-        torch.randn((4, side, side), generator=torch.Generator().manual_seed(request.seed))
-        for request in requests
+def _generate(
+    model: StableDiffusion,
+    requests: Sequence[Request],
+    batch_size: int | None,
+    flag: Flag | None,
+    tick: Tick,
+) -> Iterator[tuple[int, Image.Image]]:
+    prompts = Prompts(model)
+
+    def most(request: Request) -> int:
+        return _most(model, request, batch_size)
+
+    with model.vae_awake():
+        for places in batches(requests, most):
+            while places:
+                some = places[: most(requests[places[0]])]
+                images = _try(model, [requests[place] for place in some], prompts, tick)
+                if images is None:
+                    continue
+                places = places[len(some) :]
+                for place, image in zip(some, images, strict=True):
+                    if flag is not None and (flags := flag(image)):
+                        image.info["flags"] = flags
+                    yield place, image
+
+
+def _try(
+    model: StableDiffusion, requests: Sequence[Request], prompts: Prompts, tick: Tick
+) -> list[Image.Image] | None:
+    """Return the images; if they do not fit, nothing, and the next batch will be smaller."""
+    try:
+        return _draw(model, requests, prompts, tick)
+    except torch.OutOfMemoryError:
+        if len(requests) == 1:
+            raise
+    # Out here the failed attempt's tensors, which the error kept alive, are gone.
+    _fitting[model] = len(requests) // 2 * _weight(model, requests[0])
+    log.info("out of memory: on with batches of %d", len(requests) // 2)
+    return None
+
+
+def _draw(
+    model: StableDiffusion, requests: Sequence[Request], prompts: Prompts, tick: Tick
+) -> list[Image.Image]:
+    latents = denoise(model, requests, prompts, tick)
+    at_once = max(1, DECODED_AT_ONCE // latents[0, 0].numel())
+    return [
+        to_image(pixels) for some in latents.split(at_once) for pixels in model.decode_latents(some)
     ]
-    return torch.stack(rows).to(model.device)
+
+
+def _most(model: StableDiffusion, request: Request, batch_size: int | None) -> int:
+    weight = _weight(model, request)
+    at_once = AT_ONCE.get(model.device.type, AT_ONCE["cpu"])
+    wanted = batch_size or max(1, at_once // weight)
+    return min(wanted, max(1, _fitting[model] // weight)) if model in _fitting else wanted
+
+
+def _weight(model: StableDiffusion, request: Request) -> int:
+    width, height = size(model, request.settings)
+    return width * height // model.vae_factor**2 * (2 if request.guided else 1)

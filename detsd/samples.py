@@ -56,12 +56,14 @@ class Samples:
     def _images(self, prompt: str) -> list[Image.Image]:
         count = self._columns * self._trial.slots
         seed, guidance = self._config.main_process_generator_seed, self._config.guidance_scale
-        requests = [Request(prompt, seed + place, guidance) for place in range(count)]
+        requests = [
+            Request(prompt, seed + place, guidance, self._settings) for place in range(count)
+        ]
         size = self._config.inference_batch_size
         batches = [requests[start : start + size] for start in range(0, count, size)]
 
         def generate_batch(number: int) -> list[Image.Image]:
-            return list(generate(self._model, batches[number], self._settings, size))
+            return [image for _, image in generate(self._model, batches[number], size)]
 
         dealt = self._trial.deal(generate_batch, range(len(batches)))
         return [image for images in dealt for image in images]

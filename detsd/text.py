@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,13 @@ from detsd import tokens
 from detsd.concepts import Concept, ConceptError
 
 log = logging.getLogger(__name__)
+
+# By the widths of their encoders' vectors: clip_l's, and then clip_g's if there is one.
+FAMILIES = {
+    (768,): "Stable Diffusion 1.x",
+    (1024,): "Stable Diffusion 2.x",
+    (768, 1280): "Stable Diffusion XL",
+}
 
 
 class Conditioning(NamedTuple):
@@ -51,11 +58,14 @@ class PromptEncoder:
 
     def add_concept(self, concept: Concept) -> dict[str, nn.Parameter]:
         """Make the concept's word usable in prompts; return its rows by encoder."""
-        keys = [encoder.key for encoder in self.encoders]
-        if sorted(concept.vectors) != sorted(keys):
+        found = {key: rows.shape[1] for key, rows in concept.vectors.items()}
+        wanted = {
+            key: module.get_input_embeddings().weight.shape[1] for key, _, module in self.encoders
+        }
+        if found != wanted:
             raise ConceptError(
-                f"{concept.name} has vectors for {' and '.join(concept.vectors)}, this model takes "
-                f"them for {' and '.join(keys)}: it was made for another base model"
+                f"{concept.name} has vectors of width {_spelt(found)}, this model takes "
+                f"{_spelt(wanted)}: it was made for another base model"
             )
         for key, tokenizer, module in self.encoders:  # all of them, before the first is changed
             tokens.check_concept(tokenizer, module, concept.name, concept.vectors[key])
@@ -125,6 +135,12 @@ class PromptEncoder:
             ).input_ids
             for encoder in self.encoders
         ]
+
+
+def _spelt(widths: Mapping[str, int]) -> str:
+    family = FAMILIES.get(tuple(widths[key] for key in sorted(widths, reverse=True)))
+    said = f"{' + '.join(map(str, widths.values()))} ({' and '.join(widths)}"
+    return f"{said}, as of {family})" if family else f"{said})"
 
 
 def _with_plain_embedding(encoder: Any) -> Any:

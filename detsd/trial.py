@@ -35,6 +35,7 @@ class Checkpoint(NamedTuple):
     path: Path
     own: bool
     steps_completed: int
+    id: str
 
 
 class Trial(Processes):
@@ -47,8 +48,10 @@ class Trial(Processes):
         slots: int,
         max_length: int | None,
         pictures: Path,
+        folder: Path,
     ):
         super().__init__(processes.rank, processes.size, processes.device)
+        self.folder = folder  # on this machine, for what the chief makes
         self.hparams = hparams
         self.slots = slots
         self.max_length = max_length
@@ -76,11 +79,15 @@ class Trial(Processes):
         """Return whether the picture was shown before this process started."""
         raise NotImplementedError
 
-    def save(self, step: int, write: Write, about: Mapping[str, Any]) -> None:
-        """Keep what `write` writes into a folder as one checkpoint, whole or not at all."""
+    def save(self, step: int, write: Write, about: Mapping[str, Any]) -> str:
+        """Keep what `write` writes into a folder as one checkpoint, whole or not at all.
+
+        The chief is told the checkpoint's id.
+        """
+        id = ""
         if self.is_chief:
             try:
-                self._save(step, write, {"steps_completed": step, **about})
+                id = self._save(step, write, {"steps_completed": step, **about})
             # A full disk, a bucket that is gone: it looks different in every library.
             except Exception as error:
                 raise TrialError(
@@ -88,6 +95,7 @@ class Trial(Processes):
                     "the checkpoint before it stands"
                 ) from error
         self.wait()
+        return id
 
     def show(self, name: str, image: Image.Image, step: int) -> None:
         """Show a picture in TensorBoard, and keep it as a PNG."""
@@ -119,14 +127,20 @@ class Trial(Processes):
     def _picture(self, name: str, step: int) -> Path:
         return self._pictures / f"step-{step:06d}" / f"{name}.png"
 
-    def _save(self, step: int, write: Write, metadata: dict[str, Any]) -> None:
+    def _save(self, step: int, write: Write, metadata: dict[str, Any]) -> str:
         raise NotImplementedError
 
 
 class ClusterTrial(Trial):
     """A trial of a Determined experiment."""
 
-    def __init__(self, processes: Processes, context: core.Context, info: determined.ClusterInfo):
+    def __init__(
+        self,
+        processes: Processes,
+        context: core.Context,
+        info: determined.ClusterInfo,
+        folder: Path,
+    ):
         config = info.trial._config
         slots = config.get("resources", {}).get("slots_per_trial") or processes.size
         super().__init__(
@@ -135,6 +149,7 @@ class ClusterTrial(Trial):
             slots,
             max_length(config.get("searcher", {})),
             Path(context.train.get_tensorboard_path()) / "samples",
+            folder,
         )
         self._context = context
         self._info = info
@@ -157,7 +172,7 @@ class ClusterTrial(Trial):
             here = {"cluster_id": self._info.cluster_id, **metadata}
             own = all(here.get(key) == self._identity[key] for key in ("trial_id", "cluster_id"))
             self._first_step = metadata.get("steps_completed", 0) if own else 0
-            yield Checkpoint(path, own, self._first_step)
+            yield Checkpoint(path, own, self._first_step, uuid)
 
     def report(self, group: str, step: int, metrics: Mapping[str, float]) -> None:
         """Report to the master, which TensorBoard's scalars follow."""
@@ -186,11 +201,11 @@ class ClusterTrial(Trial):
         """Return the folder that Determined uploads."""
         return Path(self._context.train.get_tensorboard_path())
 
-    def _save(self, step: int, write: Write, metadata: dict[str, Any]) -> None:
+    def _save(self, step: int, write: Write, metadata: dict[str, Any]) -> str:
         # Written elsewhere first: what is uploaded or copied is complete before it is named.
         with tempfile.TemporaryDirectory() as folder:
             write(Path(folder))
-            self._context.checkpoint.upload(folder, {**metadata, **self._identity})
+            return self._context.checkpoint.upload(folder, {**metadata, **self._identity})
 
 
 def max_length(searcher: Mapping[str, Any]) -> int | None:
@@ -233,8 +248,11 @@ def open_trial() -> Iterator[Trial]:
         distributed = None
         if processes.size > 1:
             distributed = core.DistributedContext.from_torch_distributed()
-        with core.init(distributed=distributed) as context:
-            trial = ClusterTrial(processes, context, info)
+        with (
+            core.init(distributed=distributed) as context,
+            tempfile.TemporaryDirectory(prefix="detsd-") as folder,
+        ):
+            trial = ClusterTrial(processes, context, info, Path(folder))
             try:
                 yield trial
             finally:

@@ -120,7 +120,7 @@ concepts: {crop_scale: 0.8} => concepts.crop_scale:
 trainning: {} => trainning: unknown; did you mean training?
 learning_rate: 1 => learning_rate: unknown; did you mean training.learning_rate?
 model: {pretrained_model_name_or_path: ./no/such} => no such folder
-inference: {inference_scheduler_name: euler} => inference.inference_scheduler_name:
+inference: {inference_scheduler_name: eulr} => did you mean euler?
 inference: {inference_prompts: ['']} => inference.inference_prompts[0]:
 """
 

@@ -1,16 +1,169 @@
-"""Generation as the earlier example's grid has it: a trial a point, image j of seed s has s + j."""
+"""Grids: every image made once, whatever stops it, and the same as diffusers makes."""
+
+import os
+import random
+import signal
+import time
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from detsd.config import ModelConfig
+from detsd.imagestore import read_records
 from detsd.model import load_model
 from tests.trials import last, run
 
+SWEEP = {
+    "prompt": ["a photo of a {concept}", "a painting of a {concept} in the rain"],
+    "concept": ["det-logo", "brain"],
+    "guidance_scale": [1, 6],
+    "steps": 3,
+    "seed": {"first": 5, "count": 4},
+}
 
-def test_a_grid_makes_every_image_once(cli, models, hparams, tmp_path):
-    checkpoint = last(run(tmp_path / "run", hparams))
+
+@pytest.fixture
+def checkpoint(hparams, tmp_path):
+    """A concept that was learnt a little."""
+    return last(run(tmp_path / "run", hparams))
+
+
+@pytest.fixture
+def grid(models, checkpoint):
+    """A generation YAML of 32 images."""
+    return {
+        "entrypoint": "python3 -m determined.launch.torch_distributed python3 -m detsd.grid",
+        "searcher": {"name": "single", "metric": "prompt_adherence"},
+        "resources": {"slots_per_trial": 2},
+        "hyperparameters": {
+            "pipeline": {"pretrained_model_name_or_path": str(models["sd1"])},
+            "local_checkpoint_paths": [str(checkpoint)],
+            "batch_size": 3,
+            "sweep": SWEEP,
+        },
+    }
+
+
+def pixels(path):
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def images(folder):
+    """The images of a run by what they show, each of them listed and there once."""
+    records = read_records(folder / "images.jsonl")
+    files = {path.name for path in (folder / "images").iterdir()}
+    assert files == {record["file"].removeprefix("images/") for record in records}
+    assert len(files) == len(records)
+    keys = ("prompt", "guidance_scale", "seed")
+    return {tuple(one[key] for key in keys): pixels(folder / one["file"]) for one in records}
+
+
+def assert_alike(some, others):
+    assert some.keys() == others.keys()
+    for key in some:
+        off = np.abs(some[key] - others[key])
+        assert off.max() <= 1 and (off > 0).mean() < 0.001, key
+
+
+def alone(models, checkpoint, prompt, scale, seed):
+    """Draw the image in plain diffusers, which loads the concept itself."""
+    config = ModelConfig(pretrained_model_name_or_path=str(models["sd1"]))
+    pipeline = load_model(config, torch.device("cpu")).pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.load_textual_inversion(checkpoint / "export" / "det-logo.safetensors")
+    generator = torch.Generator().manual_seed(seed)
+    arguments = {"num_inference_steps": 3, "guidance_scale": scale, "generator": generator}
+    return np.asarray(pipeline(prompt, **arguments).images[0]).astype(int)
+
+
+def test_a_sweep_makes_every_image_once_and_as_diffusers_does(cli, grid, models, checkpoint):
+    file = str(cli.write(grid))
+    output = cli(file, "--out", "grid", "--processes", "2")
+    assert "32 images, 32 of them to be made" in output
+    made = images(cli.folder / "grid")
+    assert len(made) == 32
+    key = ("a painting of a det-logo in the rain", 6.0, 7)
+    assert np.abs(made[key] - alone(models, checkpoint, *key)).max() <= 1
+    assert np.abs(made[key] - made[(key[0].replace("det-logo", "brain"), 6.0, 7)]).max() > 1
+    assert (cli.folder / "grid" / "index.html").is_file()
+    sheets = list((cli.folder / "grid" / "samples").rglob("*.png"))
+    assert len(sheets) == 8  # one a cell
+    again = cli(file, "--out", "grid")
+    assert "nothing is left to do" in again
+    assert_alike(made, images(cli.folder / "grid"))
+    more = cli(file, "--out", "grid", "--set", "sweep.seed=[5, 6, 7, 8, 9]")
+    assert "40 images, 8 of them to be made" in more
+    assert len(images(cli.folder / "grid")) == 40
+
+
+def test_a_killed_grid_goes_on_with_another_number_of_processes(cli, grid):
+    file = str(cli.write(grid))
+    cli(file, "--out", "straight")
+    chance = random.Random(0)
+    for processes in ("2", "1", "3"):
+        process = cli.start(file, "--out", "killed", "--processes", processes)
+        index = cli.folder / "killed" / "images.jsonl"
+        enough = (len(read_records(index)) if index.is_file() else 0) + chance.randrange(1, 8)
+        while process.poll() is None and len(read_records(index)) < min(enough, 31):
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    cli(file, "--out", "killed", "--processes", "2")
+    assert_alike(images(cli.folder / "straight"), images(cli.folder / "killed"))
+
+
+def test_a_stopped_grid_saves_what_it_has(cli, grid):
+    file = str(cli.write(grid))
+    process = cli.start(file, "--out", "grid")
+    index = cli.folder / "grid" / "images.jsonl"
+    while process.poll() is None and not read_records(index):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and "stopped with images left" in output
+    count = len(read_records(index))
+    assert 0 < count < 32
+    (saved,) = (cli.folder / "grid" / "checkpoints").iterdir()
+    assert len(list((saved / "images").iterdir())) == count
+    cli(file, "--out", "grid")
+    assert len(images(cli.folder / "grid")) == 32
+    newest = sorted((cli.folder / "grid" / "checkpoints").iterdir())[-1]
+    assert len(list((newest / "images").iterdir())) == 32 - count
+    assert {one["kept_in"] for one in read_records(index)} == {saved.name, newest.name}
+
+
+def test_checkpoints_are_compared_under_one_name(cli, grid, hparams, tmp_path, checkpoint):
+    first = sorted((tmp_path / "run" / "checkpoints").iterdir())[0]
+    del grid["hyperparameters"]["local_checkpoint_paths"]
+    sweep = {"prompt": "a det-logo", "steps": 3, "seed": [1], "checkpoint": [str(first)]}
+    grid["hyperparameters"]["sweep"] = {**sweep, "checkpoint": [str(first), str(checkpoint)]}
+    cli(str(cli.write(grid)), "--out", "grid")
+    one, other = read_records(cli.folder / "grid" / "images.jsonl")
+    assert {one["checkpoint"], other["checkpoint"]} == {str(first), str(checkpoint)}
+    assert one["prompt"] == other["prompt"] == "a det-logo"
+    folder = cli.folder / "grid"
+    assert np.abs(pixels(folder / one["file"]) - pixels(folder / other["file"])).max() > 0
+
+
+def test_images_are_scored_where_a_scorer_is_named(cli, grid, scorer_folder, pictures):
+    hparams = grid["hyperparameters"]
+    hparams["scorer_name_or_path"] = str(scorer_folder)
+    hparams["scorer_img_dirs"] = str(pictures)
+    hparams["sweep"] = {"prompt": "a det-logo", "steps": 2, "seed": [1, 2]}
+    cli(str(cli.write(grid)), "--out", "grid")
+    for record in read_records(cli.folder / "grid" / "images.jsonl"):
+        assert set(record["metrics"]) == {"prompt_adherence", "fidelity"}
+
+
+def test_a_dry_run_says_what_it_would_take_and_makes_nothing(cli, grid):
+    output = cli(str(cli.write(grid)), "--out", "grid", "--dry-run")
+    assert "32 images in 8 cells: about" in output and " MB" in output
+    assert not (cli.folder / "grid").exists()
+
+
+def test_the_earlier_examples_grid_is_a_trial_a_point(cli, models, checkpoint):
     experiment = {
         "entrypoint": "python3 -m determined.launch.torch_distributed python3 generate.py",
         "searcher": {"name": "grid", "metric": "none"},
@@ -36,35 +189,14 @@ def test_a_grid_makes_every_image_once(cli, models, hparams, tmp_path):
     }
     file = str(cli.write(experiment))
     cli(file, "--out", "grid", "--processes", "2")
-    pictures = {
-        seed: sorted((cli.folder / "grid").glob(f"main_process_generator_seed={seed}-*/**/*.png"))
-        for seed in (6, 5)
-    }
-    assert [len(paths) for paths in pictures.values()] == [4, 4]
-    from_six, from_five = (
-        [np.asarray(Image.open(path)).astype(int) for path in paths] for paths in pictures.values()
-    )
-    assert np.abs(from_five[1] - from_six[0]).max() <= 1  # seed 6 both
-    assert np.abs(from_five[0] - from_six[0]).max() > 1
-    assert np.abs(from_five[0] - alone(models, checkpoint, 5)).max() <= 1
-    lost = pictures[6][3]
-    kept = {path: path.stat().st_mtime_ns for path in pictures[6][:2]}
-    lost.unlink()
-    cli(file, "--out", "grid")
-    assert lost.is_file()
-    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
-    assert "nothing is left to do" in cli(file, "--out", "grid")
-
-
-def alone(models, checkpoint, seed):
-    """Draw the image in plain diffusers, which loads the concept itself."""
-    config = ModelConfig(pretrained_model_name_or_path=str(models["sd1"]))
-    pipeline = load_model(config, torch.device("cpu")).pipeline()
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.load_textual_inversion(checkpoint / "export" / "det-logo.safetensors")
-    generator = torch.Generator().manual_seed(seed)
-    arguments = {"num_inference_steps": 3, "guidance_scale": 6, "generator": generator}
-    return np.asarray(pipeline("a photo of a det-logo", **arguments).images[0]).astype(int)
+    made = {}
+    for seed in (5, 6):
+        (folder,) = (cli.folder / "grid").glob(f"main_process_generator_seed={seed}-*")
+        made[seed] = images(folder)
+    assert [key[2] for key in sorted(made[5])] == [5, 6, 7, 8]
+    key = ("a photo of a det-logo", 6.0, 6)
+    assert np.abs(made[5][key] - made[6][key]).max() <= 1
+    assert np.abs(made[5][key] - alone(models, checkpoint, *key)).max() <= 1
 
 
 def test_a_broken_point_is_refused_by_its_key(cli):
@@ -73,5 +205,11 @@ def test_a_broken_point_is_refused_by_its_key(cli):
         "hyperparameters: {call_kwargs: {guidance_scale: 3}, local_checkpoint_paths: [nope]}\n"
     )
     output = cli("bad.yaml", code=2)
-    assert "call_kwargs.prompt: a prompt is wanted" in output
+    assert "call_kwargs.prompt: missing" in output
     assert "local_checkpoint_paths: no such file or folder: nope" in output
+
+
+def test_a_concept_in_two_checkpoints_is_refused(cli, grid, checkpoint, tmp_path):
+    first = sorted((tmp_path / "run" / "checkpoints").iterdir())[0]
+    grid["hyperparameters"]["local_checkpoint_paths"] = [str(first), str(checkpoint)]
+    assert "to compare them, name both in sweep.checkpoint" in cli(str(cli.write(grid)), code=2)

@@ -10,23 +10,24 @@ LEVELS = (
     {"reason"},
     {
         *("", "words", "concepts", "loss", "gallery", "images", "console", "storage", "processes"),
-        "score",
+        *("score", "schedulers", "png"),
     },
-    {"config", "tokens", "trial", "runfolder"},
+    {"config", "tokens", "request", "trial", "runfolder", "page", "imagestore", "rating"},
     {"launcher", "prompts", "text", "search", "optimization", "meter", "retention", "foldertrial"}
-    | {"leaderboard"},
+    | {"leaderboard", "sweep", "sheets", "gather"},
     {"data", "model", "rank", "plan"},
-    {"batches", "sampler"},
-    {"methods", "samples", "generate", "grid"},
-    {"resume", "critic", "earlystop"},
-    {"run"},
-    {"validation"},
+    {"batches", "denoise", "safety"},
+    {"sampler"},
+    {"methods", "samples", "generate"},
+    {"resume", "critic", "earlystop", "vocabulary"},
+    {"run", "studio"},
+    {"validation", "grid", "preview"},
     {"finetune", "local"},
     {"compat", "__main__"},
 )
 HOMES = {
     "determined": {"trial", "foldertrial", "runfolder", "plan"},
-    "diffusers": {"model", "sampler"},
+    "diffusers": {"model", "safety"},
     "torchvision": set(),
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -1,14 +1,32 @@
-"""What the hyperparameters of a generation YAML may say: one point of a grid."""
+"""What the hyperparameters of a generation YAML may say: one point of a grid, or a sweep."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from detsd.config.finetune import Beta, ModelConfig
-from detsd.config.inference import SCHEDULER_DEFAULTS, SchedulerName
-from detsd.config.read import Count, Extra, Listed, Section, Seed
+from detsd.config.inference import SCHEDULER_DEFAULTS, SchedulerName, ScorerName
+from detsd.config.read import Count, Extra, Integer, Listed, Number, Section, Seed
+
+Text = Annotated[str, Field(min_length=1)]
+Steps = Annotated[Integer, Field(ge=1, le=1000)]
+Guidance = Annotated[Number, Field(ge=0)]
+Side = Annotated[Integer, Field(ge=8)]
+BLANK = "{concept}"
+
+
+def _as_seeds(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return _listed(value)
+    if set(value) != {"first", "count"} or not all(type(item) is int for item in value.values()):
+        raise ValueError("a list, or the numbers `first` and `count`, are wanted")
+    return tuple(range(value["first"], value["first"] + value["count"]))
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
 
 
 class PipelineConfig(Section):
@@ -50,33 +68,111 @@ class PipelineConfig(Section):
         return {**SCHEDULER_DEFAULTS[self.scheduler_name], **self.other_scheduler_kwargs}
 
 
-class GridConfig(Section):
-    """The hyperparameters of a generation trial: batch size × batches × slots images."""
+class CallConfig(Section):
+    """What one point of a grid draws, by the names of diffusers' pipeline."""
 
-    call_kwargs: dict[str, Any]
-    """What diffusers' pipeline is called with: `prompt`, `guidance_scale`, …"""
+    prompt: Text
+    """What to draw; it may name the concepts."""
+    negative_prompt: str = ""
+    """What to lead away from."""
+    num_inference_steps: Steps = 50
+    """Denoising steps an image."""
+    guidance_scale: Guidance = 7.5
+    """How strongly the prompt is followed; 1 and less is without guidance."""
+    width: Side | None = None
+    """In pixels; the model's own when absent."""
+    height: Side | None = None
+    """As above."""
+
+
+class SweepConfig(Section):
+    """Axes, all combined: every value of each with every value of the others."""
+
+    prompt: Annotated[tuple[Text, ...], Listed, Field(min_length=1)]
+    """What to draw; `{concept}` in it is filled with each of `concept`."""
+    negative_prompt: Annotated[tuple[str, ...], Listed, Field(min_length=1)] = ("",)
+    """What to lead away from."""
+    concept: Annotated[tuple[Text, ...], Listed] = ()
+    """Words for the `{concept}` of prompts: concepts, or plain words to compare them with."""
+    checkpoint: Annotated[tuple[Text, ...], Listed] = ()
+    """Checkpoints (UUIDs, folders, files) whose concepts have the same names, to compare them."""
+    scheduler: Annotated[tuple[SchedulerName, ...], Listed] = ()
+    """How the noise is removed; `pipeline.scheduler_name` when absent."""
+    steps: Annotated[tuple[Steps, ...], Listed, Field(min_length=1)] = (50,)
+    """Denoising steps an image."""
+    guidance_scale: Annotated[tuple[Guidance, ...], Listed, Field(min_length=1)] = (7.5,)
+    """How strongly the prompt is followed; 1 and less is without guidance."""
+    seed: Annotated[tuple[Seed, ...], BeforeValidator(_as_seeds), Field(min_length=1)] = (
+        2147483647,
+    )
+    """One image a seed: a list, or `first` and `count`."""
+    width: Side | None = None
+    """In pixels; the model's own when absent."""
+    height: Side | None = None
+    """As above."""
+
+    @classmethod
+    def disagreements(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """A blank that nothing fills; words that no prompt has a blank for; a value twice."""
+        prompts = _listed(raw.get("prompt"))
+        blanks = [prompt for prompt in prompts if BLANK in str(prompt)]
+        if blanks and not raw.get("concept"):
+            yield "concept", f"words for the {BLANK} of {blanks[0]!r} are wanted"
+        if raw.get("concept") and not blanks:
+            yield "concept", f"no prompt has a {BLANK} for them"
+        for axis in cls.model_fields:
+            values = [] if isinstance(raw.get(axis), Mapping) else _listed(raw.get(axis))
+            for value in {repr(v) for v in values if values.count(v) > 1}:
+                yield axis, f"{value} is in it twice"
+
+
+class GridConfig(Section):
+    """The hyperparameters of a generation trial."""
+
+    call_kwargs: CallConfig | None = None
+    """One point, as Determined's grid searcher makes them: batch size × batches × slots images."""
+    sweep: SweepConfig | None = None
+    """All points in one trial."""
     pipeline: PipelineConfig = PipelineConfig()
     """The model."""
-    batch_size: Count = 1
-    """Images a call."""
+    batch_size: Count | Literal["auto"] | None = None
+    """Images at once; as many as fit when absent from a sweep, 1 when absent from a point."""
     num_batches: Count = 1
-    """Calls a slot."""
-    save_freq: Count = 1
-    """Accepted for the earlier example's sake: every image is kept at once."""
+    """Calls a slot, of a point."""
+    save_freq: Count | None = None
+    """Batches a process between checkpoints; five minutes when absent."""
     main_process_generator_seed: Seed = 2147483647
-    """Image j has this seed + j."""
+    """Image j of a point has this seed + j."""
     uuids: Annotated[tuple[str, ...], Listed] = ()
     """Determined checkpoints with concepts."""
     local_checkpoint_paths: Annotated[tuple[Path, ...], Listed] = ()
     """Checkpoint folders, or files, with concepts."""
+    scorer_name_or_path: ScorerName | None = None
+    """A CLIP model, folder or hub id, that scores every image."""
+    scorer_img_dirs: Annotated[tuple[Path, ...], Listed] = ()
+    """Real pictures of the concept, for its fidelity."""
+
+    @property
+    def at_once(self) -> int | None:
+        """Images at once; None is for as many as fit."""
+        if self.batch_size is None and self.sweep is None:
+            return 1
+        return None if self.batch_size in (None, "auto") else int(self.batch_size)
 
     @classmethod
     def disagreements(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """A call without a prompt; a checkpoint that is not there."""
-        given = raw.get("call_kwargs")
-        if isinstance(given, Mapping) and not isinstance(given.get("prompt"), str):
-            yield "call_kwargs.prompt", f"a prompt is wanted, found {given.get('prompt')!r}"
-        paths = raw.get("local_checkpoint_paths") or ()
-        for path in [paths] if isinstance(paths, str) else paths:
-            if not Path(str(path)).exists():
-                yield "local_checkpoint_paths", f"no such file or folder: {path}"
+        """Neither a point nor a sweep, or both; a checkpoint that is not there."""
+        point, sweep = raw.get("call_kwargs") is not None, raw.get("sweep") is not None
+        if point == sweep:
+            found = "both are there" if point else "neither is there"
+            yield "sweep", f"either call_kwargs or sweep is wanted, {found}"
+        if point and raw.get("batch_size") == "auto":
+            yield "batch_size", "a number is wanted with call_kwargs: it says how many images"
+        if sweep and raw.get("num_batches") is not None:
+            yield "num_batches", "is for call_kwargs; a sweep has its seeds"
+        if raw.get("scorer_img_dirs") and not raw.get("scorer_name_or_path"):
+            yield "scorer_img_dirs", "scorer_name_or_path is wanted with it"
+        for key in ("local_checkpoint_paths", "scorer_img_dirs"):
+            for path in _listed(raw.get(key)):
+                if not Path(str(path)).exists():
+                    yield key, f"no such file or folder: {path}"

@@ -1,19 +1,16 @@
 """The `inference` section: the pictures that a run draws to show what it has learnt so far."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
 from detsd.config.hub import folder_or_hub_id
 from detsd.config.read import Count, Extra, Integer, Listed, Number, Section, Seed
+from detsd.schedulers import SCHEDULERS, known_scheduler
 
-SCHEDULER_DEFAULTS: dict[str, dict[str, Any]] = {
-    "pndm": {"skip_prk_steps": True},
-    "ddim": {"clip_sample": False},
-    "lms-discrete": {},
-}
+SCHEDULER_DEFAULTS = {name: dict(kind.arguments) for name, kind in SCHEDULERS.items()}
 ScorerName = Annotated[str, Field(min_length=1), AfterValidator(folder_or_hub_id)]
-SchedulerName = Literal["pndm", "ddim", "lms-discrete"]
+SchedulerName = Annotated[str, AfterValidator(known_scheduler)]
 
 
 class InferenceConfig(Section):

@@ -108,14 +108,10 @@ def _all_disagreements(kind: type[Section], raw: Mapping[str, Any]) -> Iterator[
 
 
 def _sections(kind: type[BaseModel]) -> dict[str, type[Section]]:
-    candidates = {
-        name: option
-        for name, field in kind.model_fields.items()
-        for option in (field.annotation, *get_args(field.annotation))
-    }
     return {
         name: option
-        for name, option in candidates.items()
+        for name, field in kind.model_fields.items()
+        for option in (field.annotation, *get_args(field.annotation))  # as in `Section | None`
         if isinstance(option, type) and issubclass(option, Section)
     }
 

@@ -1,0 +1,40 @@
+"""All images of a grid in one folder, out of the checkpoints that they were saved in."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from detsd.imagestore import HERE, IMAGES, INDEX, Record, line, read_records
+from detsd.page import write_page
+from detsd.storage import StorageError, write_whole
+from detsd.trial import download
+
+
+def gather(source: str, folder: Path) -> Path:
+    """Collect the images that a checkpoint (a UUID or a folder) lists; return their page."""
+    path = Path(source)
+    if path.is_dir():
+        return _gather(path, path.name, lambda id: path.parent / id, folder)
+    return _gather(download(source), source, download, folder)
+
+
+def _gather(last: Path, name: str, find: Callable[[str], Path], folder: Path) -> Path:
+    records = read_records(last / INDEX)
+    if not records:
+        raise StorageError(f"{last} is no checkpoint of a grid: it lists no images ({INDEX})")
+    (folder / IMAGES).mkdir(parents=True, exist_ok=True)
+    for record in records:
+        _fetch(find(record.get(HERE, name)), record, folder)
+    write_whole(folder / INDEX, "".join(map(line, records)))
+    return write_page(folder, folder.name)
+
+
+def _fetch(checkpoint: Path, record: Record, folder: Path) -> None:
+    source, target = checkpoint / record["file"], folder / record["file"]
+    if target.is_file():
+        return
+    if not source.is_file():
+        raise StorageError(f"{checkpoint} lacks {record['file']}, which the index says it holds")
+    part = target.with_suffix(".part")
+    shutil.copyfile(source, part)
+    part.replace(target)

@@ -1,0 +1,112 @@
+"""The images of a run: a PNG each, and an index with a line each. This file knows where they lie."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from detsd.storage import write_whole
+
+INDEX = "images.jsonl"
+IMAGES = "images"
+HERE = "kept_in"  # the checkpoint with the file; absent until there is one
+
+Record = dict[str, Any]
+
+
+class ImageStore:
+    """A folder of images that grows; each is there whole and listed, or not at all.
+
+    The index counts: a file that it does not list was cut off by a crash, and is made again.
+    """
+
+    def __init__(self, folder: Path, records: Iterable[Record]):
+        self.folder = folder
+        self._records = {record["id"]: record for record in records}
+        self._unsaved = {id for id, record in self._records.items() if HERE not in record}
+        (folder / IMAGES).mkdir(parents=True, exist_ok=True)
+        self._write_index()
+
+    @property
+    def records(self) -> list[Record]:
+        """All images, in the order in which they were made."""
+        return list(self._records.values())
+
+    @property
+    def ids(self) -> set[str]:
+        """Which images there are."""
+        return set(self._records)
+
+    @property
+    def unsaved(self) -> list[Record]:
+        """The images that no checkpoint has yet."""
+        return [record for id, record in self._records.items() if id in self._unsaved]
+
+    def add(self, record: Record, png: bytes) -> None:
+        """Keep an image: first its file, then its line."""
+        path = self.path(record)
+        part = path.with_suffix(".part")
+        part.write_bytes(png)
+        part.replace(path)
+        with (self.folder / INDEX).open("a") as index:
+            index.write(line(record))
+        self._records[record["id"]] = record
+        self._unsaved.add(record["id"])
+
+    def path(self, record: Mapping[str, Any]) -> Path:
+        """Return where the image's file lies, if it does."""
+        return self.folder / record["file"]
+
+    def write_checkpoint(self, part: Path) -> None:
+        """Write what a checkpoint keeps: the images that none has yet, and the whole index."""
+        (part / IMAGES).mkdir()
+        for record in self.unsaved:
+            _link(self.path(record), part / record["file"])
+        (part / INDEX).write_text("".join(map(line, self._records.values())))
+
+    def saved(self, checkpoint: str) -> None:
+        """Note which checkpoint has the new images now."""
+        for id in self._unsaved:
+            self._records[id][HERE] = checkpoint
+        self._unsaved.clear()
+        self._write_index()
+
+    def _write_index(self) -> None:
+        write_whole(self.folder / INDEX, "".join(map(line, self._records.values())))
+
+
+def read_records(index: Path) -> list[Record]:
+    """Return the index's records, but for a last line that a crash has cut."""
+    records = []
+    for line in index.read_text().splitlines() if index.is_file() else ():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records
+
+
+def open_store(folder: Path, checkpoint: Path | None, name: str | None) -> ImageStore:
+    """Return the store of a run that may have begun: here, or as its checkpoint has it."""
+    here = read_records(folder / INDEX)
+    listed = {record["id"] for record in here}
+    # Images that lie here and are no longer found were removed, and are to be made again.
+    records = [one for one in here if (folder / one["file"]).is_file()]
+    for record in read_records(checkpoint / INDEX) if checkpoint else ():
+        if record["id"] not in listed:
+            records.append({HERE: name, **record})
+    return ImageStore(folder, records)
+
+
+def line(record: Record) -> str:
+    """Return the record as the index has it."""
+    return json.dumps(record, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)  # which takes no room; not every disk can
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,62 @@
+"""The safety checker that a model may carry: it marks images, and changes none."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from PIL import Image
+from transformers import CLIPImageProcessor
+
+from detsd.model import ModelError
+from detsd.reason import reason
+
+# It says that it returns black images; they are not what is kept here.
+logging.getLogger(StableDiffusionSafetyChecker.__module__).setLevel(logging.ERROR)
+
+
+class SafetyChecker:
+    """Finds what is not safe for work."""
+
+    def __init__(self, module: Any, processor: Any, device: torch.device):
+        self._module = module.requires_grad_(False).eval().to(device)
+        self._processor = processor
+        self._device = device
+
+    def __call__(self, image: Image.Image) -> list[str]:
+        """Return the image's flags: `nsfw`, or none."""
+        seen = self._processor(image, return_tensors="pt").pixel_values
+        nothing = [np.zeros(1)]  # what would be blackened
+        _, found = self._module(images=nothing, clip_input=seen.to(self._device))
+        return ["nsfw"] if found[0] else []
+
+
+def load_safety_checker(
+    name: str, device: torch.device, *, token: str | bool | None = None
+) -> SafetyChecker | None:
+    """Load the checker that the model's index names; None if it names none."""
+    try:
+        _, kind = DiffusionPipeline.load_config(name, token=token).get(
+            "safety_checker", (None,) * 2
+        )
+    except OSError:
+        return None  # without an index a model names nothing
+    if kind != StableDiffusionSafetyChecker.__name__:
+        return None
+    try:
+        module, info = StableDiffusionSafetyChecker.from_pretrained(
+            name, subfolder="safety_checker", token=token, output_loading_info=True
+        )
+        processor = CLIPImageProcessor.from_pretrained(
+            name, subfolder="feature_extractor", token=token
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"{name} names a safety checker that cannot be loaded: {reason(error)}; to draw "
+            "without one, say safety=False"
+        ) from error
+    if info["missing_keys"]:
+        raise ModelError(f"{name}: its safety checker lacks {', '.join(info['missing_keys'])}")
+    return SafetyChecker(module.float(), processor, device)

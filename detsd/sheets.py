@@ -1,0 +1,43 @@
+"""Labelled sheets of a grid's cells for TensorBoard, which keeps ten images a tag: one a cell."""
+
+import re
+from collections.abc import Sequence
+
+from PIL import Image
+
+from detsd.gallery import sheet
+from detsd.imagestore import ImageStore, Record
+from detsd.trial import Trial
+
+MOST = 16  # images on a sheet
+COLUMNS = 4
+
+
+def show_sheets(trial: Trial, store: ImageStore, step: int) -> None:
+    """Show the cells that have grown since the last checkpoint."""
+    cells: dict[int, list[Record]] = {}
+    for record in store.records:
+        if store.path(record).is_file():  # another attempt's may lie in a checkpoint only
+            cells.setdefault(record["cell"], []).append(record)
+    for cell in sorted({record["cell"] for record in store.unsaved}):
+        shown = sorted(cells[cell], key=lambda record: record["seed"])[:MOST]
+        images = [Image.open(store.path(record)).convert("RGB") for record in shown]
+        labels = [f"seed {record['seed']}" for record in shown]
+        page = sheet(images, min(COLUMNS, len(images)), _title(shown[0]), labels)
+        trial.show(_name(shown), page, step)
+
+
+def _title(record: Record) -> str:
+    concept = f", {record['checkpoint']}" if record["checkpoint"] else ""
+    without = f", without {record['negative_prompt']}" if record["negative_prompt"] else ""
+    return (
+        f"{record['prompt']}{without}: scale {record['guidance_scale']:g}, "
+        f"{record['steps']} steps, {record['scheduler']}{concept}"
+    )
+
+
+def _name(records: Sequence[Record]) -> str:
+    first = records[0]
+    said = f"{first['prompt']} scale {first['guidance_scale']:g}".lower()
+    slug = re.sub(r"[^a-z0-9.]+", "-", said).strip("-")
+    return f"{first['cell']:04d}-{slug[:40]}{slug[40:][-12:]}"

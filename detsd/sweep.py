@@ -1,0 +1,90 @@
+"""What a grid is to make: each image, with all that it follows from. This file knows their order."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+from detsd.config import GridConfig
+from detsd.config.grid import BLANK, CallConfig, SweepConfig
+
+
+class Wanted(NamedTuple):
+    """One image; its cell is what it shares with those that differ in their seed alone."""
+
+    cell: int
+    prompt: str
+    negative_prompt: str
+    checkpoint: str | None  # of a sweep over checkpoints
+    scheduler: str
+    steps: int
+    guidance_scale: float
+    width: int | None
+    height: int | None
+    seed: int
+
+
+def wanted_images(config: GridConfig, slots: int) -> list[Wanted]:
+    """Return every image of the trial, cell by cell."""
+    if config.call_kwargs is not None:
+        return _of_a_point(config, config.call_kwargs, slots)
+    assert config.sweep is not None
+    return _of_a_sweep(config.sweep, config.pipeline.scheduler_name)
+
+
+def _of_a_point(config: GridConfig, call: CallConfig, slots: int) -> list[Wanted]:
+    first = config.main_process_generator_seed
+    count = (config.at_once or 1) * config.num_batches * slots
+    return [
+        Wanted(
+            cell=0,
+            prompt=call.prompt,
+            negative_prompt=call.negative_prompt,
+            checkpoint=None,
+            scheduler=config.pipeline.scheduler_name,
+            steps=call.num_inference_steps,
+            guidance_scale=call.guidance_scale,
+            width=call.width,
+            height=call.height,
+            seed=first + number,
+        )
+        for number in range(count)
+    ]
+
+
+def _of_a_sweep(sweep: SweepConfig, scheduler: str) -> list[Wanted]:
+    prompts = [text for prompt in sweep.prompt for text in _filled(prompt, sweep.concept)]
+    axes = {
+        "prompt": list(dict.fromkeys(prompts)),
+        "negative_prompt": sweep.negative_prompt,
+        "checkpoint": sweep.checkpoint or (None,),
+        "scheduler": sweep.scheduler or (scheduler,),
+        "steps": sweep.steps,
+        "guidance_scale": sweep.guidance_scale,
+    }
+    shared = {"width": sweep.width, "height": sweep.height}
+    cells = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    return [
+        Wanted(cell=number, **cell, **shared, seed=seed)  # type: ignore[arg-type]
+        for number, cell in enumerate(cells)
+        for seed in sweep.seed
+    ]
+
+
+def _filled(prompt: str, words: Sequence[str]) -> Iterator[str]:
+    if BLANK not in prompt:
+        yield prompt
+        return
+    for word in words:
+        yield prompt.replace(BLANK, word)
+
+
+def identity(one: Wanted, concepts: Mapping[str, str], shared: Mapping[str, Any]) -> str:
+    """Return a digest of all that the image follows from.
+
+    That is its settings, its concepts' digests, and what it shares with the others: the model.
+    """
+    own = {key: value for key, value in one._asdict().items() if key not in ("cell", "checkpoint")}
+    text = json.dumps([own, dict(concepts), dict(shared)], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

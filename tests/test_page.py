@@ -1,0 +1,186 @@
+"""The gallery page: all of the index is in it, and nothing in the index is more than text."""
+
+import ast
+import base64
+import hashlib
+import inspect
+import json
+import re
+import shutil
+import tomllib
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+from detsd.config import GridConfig, read
+from detsd.generate import Pipeline, load_pipeline
+from detsd.page import INDEX, TEMPLATE, write_page
+from detsd.sweep import wanted_images
+
+NASTY = (
+    "</script><script>alert(1)</script>",
+    "<!-- <script> &lt; %%title%% \\u003c",
+    "line\u2028separator\u0085next \u202e\ufeff \U0001f600 \u96ea",
+    "\"quoted\" 'twice' \\ #{}: - [] \x00\x1b\x7f\n\ttab",
+)
+
+
+def record(number: int, **changes) -> dict:
+    return {
+        "file": f"images/{number:06d}-3f2a9c.png",
+        "cell": number,
+        "prompt": "a photo of a det-logo",
+        "negative_prompt": "",
+        "seed": 2147483647 + number,
+        "guidance_scale": 7.5,
+        "steps": 50,
+        "scheduler": "pndm",
+        "size": [64, 64],
+        "concepts": ["det-logo"],
+        "checkpoint": "8f14e45f-ceea-467f-a0e6-2b2b1c2d3e4f",
+        "model": "demo/model",
+        "seconds": 0.25,
+        "flags": [],
+        "metrics": {"fidelity": 0.75},
+        **changes,
+    }
+
+
+def index(folder: Path, records: list[dict], torn: bytes = b"") -> None:
+    lines = "".join(json.dumps(one) + "\n" for one in records)
+    (folder / INDEX).write_bytes(lines.encode() + torn)
+
+
+class Scripts(HTMLParser):
+    """What a browser takes for scripts, with their attributes, and for the page's policy."""
+
+    def __init__(self, page: Path):
+        super().__init__()
+        self.found: list[tuple[dict, str]] = []
+        self.policy = ""
+        self._inside = False
+        self.feed(page.read_text(encoding="ascii"))
+
+    def handle_starttag(self, tag, attrs):
+        self._inside = tag == "script"
+        if self._inside:
+            self.found.append((dict(attrs), ""))
+        if ("http-equiv", "Content-Security-Policy") in attrs:
+            self.policy = dict(attrs)["content"]
+
+    def handle_endtag(self, tag):
+        self._inside = False
+
+    def handle_data(self, data):
+        if self._inside:
+            attributes, text = self.found[-1]
+            self.found[-1] = (attributes, text + data)
+
+    @property
+    def records(self) -> list[dict]:
+        [(attributes, text), _] = self.found
+        assert attributes == {"type": "application/json", "id": "records"}
+        return json.loads(text)
+
+
+def test_a_page_holds_its_records_whatever_is_written_in_them(tmp_path):
+    records = [record(n, prompt=prompt, unknown={prompt: [n]}) for n, prompt in enumerate(NASTY)]
+    index(tmp_path, records)
+    page = write_page(tmp_path, "a title")
+    assert page == tmp_path / "index.html"
+    assert Scripts(page).records == records
+
+
+def test_a_title_is_text(tmp_path):
+    index(tmp_path, [])
+    text = write_page(tmp_path, "<b>\u96ea & %%records%%").read_text(encoding="ascii")
+    assert text.count("&lt;b&gt;&#38634; &amp; %%records%%") == 2
+
+
+@pytest.mark.parametrize("torn", [b'{"file": "images/', '{"prompt": "\u96ea'.encode()[:-1], b"\n"])
+def test_a_line_that_a_killed_writer_left_torn_is_not_shown(tmp_path, torn):
+    index(tmp_path, [record(0), record(1)], torn)
+    assert Scripts(write_page(tmp_path, "")).records == [record(0), record(1)]
+
+
+def test_a_file_listed_twice_is_shown_once(tmp_path):
+    index(tmp_path, [record(0), record(1), record(0, seconds=2.5)])
+    assert Scripts(write_page(tmp_path, "")).records == [record(0, seconds=2.5), record(1)]
+
+
+def test_numbers_that_javascript_would_change_arrive_unchanged(tmp_path):
+    index(tmp_path, [record(0, seed=2**63 - 1, metrics={"fidelity": float("nan")})])
+    [one] = Scripts(write_page(tmp_path, "")).records
+    assert one["seed"] == "9223372036854775807"
+    assert one["metrics"] == {"fidelity": None}
+
+
+def test_a_failed_write_leaves_the_page_before_it(tmp_path, monkeypatch):
+    index(tmp_path, [record(0)])
+    before = write_page(tmp_path, "").read_bytes()
+    index(tmp_path, [record(0), record(1)])
+
+    def full(descriptor):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(OSError, match="no space"):
+            write_page(tmp_path, "")
+    assert (tmp_path / "index.html").read_bytes() == before
+    write_page(tmp_path, "")
+    assert {path.name for path in tmp_path.iterdir()} == {"index.html", INDEX}
+
+
+def test_a_page_asks_nothing_of_any_network_and_runs_its_own_script_alone(tmp_path):
+    index(tmp_path, [record(0)])
+    page = write_page(tmp_path, "")
+    text, scripts = page.read_text(), Scripts(page)
+    assert not re.search(r"https?:|//\w+\.\w|@import|url\(|\bfetch\b|XMLHttp|innerHTML", text)
+    assert str(tmp_path) not in text  # it may be moved, with its images
+    attributes, code = scripts.found[-1]
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    assert attributes == {}
+    assert scripts.policy.startswith(f"default-src 'none'; script-src 'sha256-{digest}'; ")
+    assert not {"unsafe-inline", "unsafe-eval", "*"} & set(re.split(r"[ ';]", scripts.policy))
+
+
+def test_the_template_is_shipped_with_the_package():
+    settings = tomllib.loads((TEMPLATE.parent.parent / "pyproject.toml").read_text())
+    assert TEMPLATE.name in settings["tool"]["setuptools"]["package-data"]["detsd"]
+
+
+def test_a_browser_shows_prompts_as_text_and_copies_what_makes_the_image_again(tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or pytest.skip("no chromium")
+    records = [record(n, prompt=p, negative_prompt=p[::-1]) for n, p in enumerate(NASTY)]
+    index(tmp_path, records)
+    url = write_page(tmp_path, "").as_uri()
+    with playwright.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        problems = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("dialog", lambda dialog: problems.append(dialog.message) or dialog.dismiss())
+        page.goto(url)
+        copies = page.evaluate("records.map((record) => [asYaml(record), asPython(record)])")
+        page.fill("#search", "SCRIPT alert")
+        assert page.inner_text("#count") == "1 of 4 images"
+        assert NASTY[0] in page.inner_text("#table")
+        browser.close()
+    assert not problems
+    functions = (load_pipeline, Pipeline.__call__)
+    known = {name for function in functions for name in inspect.signature(function).parameters}
+    for (as_yaml, as_python), one in zip(copies, records, strict=True):
+        config = read(GridConfig, yaml.safe_load(as_yaml)["hyperparameters"])
+        [image] = wanted_images(config, slots=2)
+        shared = image._asdict().keys() & one.keys() - {"cell", "checkpoint"}
+        assert {key: getattr(image, key) for key in shared} == {key: one[key] for key in shared}
+        assert [image.width, image.height] == one["size"]
+        assert config.uuids == (one["checkpoint"],)
+        nodes = list(ast.walk(ast.parse(as_python)))
+        values = {node.value for node in nodes if isinstance(node, ast.Constant)}
+        assert {one[key] for key in ("prompt", "negative_prompt", "checkpoint", "seed")} <= values
+        assert {node.arg for node in nodes if isinstance(node, ast.keyword)} <= known
