@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from PIL import Image
@@ -23,8 +23,6 @@ from detsd.words import named
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total} images [{elapsed}<{remaining}]"
-
-V = TypeVar("V")
 
 
 class Pipeline:
@@ -75,9 +73,10 @@ class Pipeline:
         `info["detsd"]`; one that the model's safety checker finds is marked in `info["flags"]`.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        settings = Settings(
-            scheduler or self.scheduler, dict(scheduler_kwargs or {}), steps, size and tuple(size)
-        )
+        if count < 1:
+            raise RequestError(f"count: 1 or more is wanted, found {count}")
+        arguments = dict(scheduler_kwargs or {})
+        settings = Settings(scheduler or self.scheduler, arguments, steps, size)
         rows = zip(
             prompts,
             _each(negative_prompt, prompts, "negative_prompt"),
@@ -100,16 +99,14 @@ class Pipeline:
         requests: Sequence[Request],
         batch_size: int | None = None,
         *,
-        tick: Tick | None = None,
+        tick: Tick = lambda images: None,
     ) -> Iterator[tuple[int, Image.Image]]:
         """Yield (place in requests, image) as they are made, each with how it was made."""
         for settings in _distinct(request.settings for request in requests):
             check_scheduler(settings, "scheduler")
-        drawn = generate(
-            self.model, requests, batch_size, flag=self._flag, tick=tick or (lambda images: None)
-        )
-        for place, image in drawn:
-            image.info["detsd"] = json.dumps(self._about(requests[place], image), sort_keys=True)
+        for place, image in generate(self.model, requests, batch_size, flag=self._flag, tick=tick):
+            about = self._about(requests[place], image)
+            image.info["detsd"] = json.dumps(about, sort_keys=True, default=str)
             yield place, image
 
     def _about(self, request: Request, image: Image.Image) -> dict[str, Any]:
@@ -187,9 +184,9 @@ def fetch_checkpoint(uuid: str) -> Path:
         ) from error
 
 
-def _each(value: V | Sequence[V], prompts: Sequence[str], key: str) -> Sequence[V]:
+def _each(value: Any, prompts: Sequence[str], key: str) -> Sequence[Any]:
     if isinstance(value, str) or not isinstance(value, Sequence):
-        return [value] * len(prompts)  # type: ignore[list-item]
+        return [value] * len(prompts)
     if len(value) != len(prompts):
         raise RequestError(
             f"{key}: one for all prompts or one for each of the {len(prompts)} is wanted, found "

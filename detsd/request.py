@@ -48,7 +48,7 @@ def check_requests(
     """
     sizes, texts = set(), set()
     for request in requests:
-        sizes.add(request.settings.size)
+        sizes.add(request.settings.size and tuple(request.settings.size))
         texts |= {request.prompt, request.negative_prompt}
     for size in sizes - {None}:
         _check_size(size, size_unit)

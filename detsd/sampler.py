@@ -57,6 +57,7 @@ def check_scheduler(
 ) -> None:
     """Refuse arguments that the scheduler does not take, before a model is loaded."""
     name, arguments, steps = settings.scheduler, settings.scheduler_kwargs, settings.steps
+    schedulers.known_scheduler(name)
     try:
         schedulers.check(name, arguments, steps, forward_process)
     except schedulers.SchedulerError as error:

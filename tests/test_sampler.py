@@ -44,7 +44,7 @@ def test_requests_that_can_share_a_batch_do_and_keep_their_order():
 
 def test_an_image_depends_on_its_own_request_only(load):
     model = load("sd1")
-    large = [settings._replace(size=(64, 48)) for settings in (PNDM, EULER)]
+    large = [settings._replace(size=(32, 24)) for settings in (PNDM, EULER)]
     requests = [
         Request(prompt, seed, scale, settings, negative)
         for settings in large
@@ -215,4 +215,3 @@ def test_the_steps_are_told_and_flags_are_marked(load):
     assert [image.info.get("flags") for image in made.values()] == [None, ["nsfw"], None]
     assert sum(told) == pytest.approx(3)
     assert len(told) == 2 * 5  # pndm takes a step more than it is asked for
-
