@@ -10,7 +10,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
 PICTURES ?= det_logos
-WORDS ?= brain logo, sharp lines, connected circles, concept art
+WORDS ?= white network of connected circles
 RUN ?= runs/demo-$(shell printf '%s' '$(PICTURES) $(WORDS)' | cksum | cut -d' ' -f1)
 
 .PHONY: install demo test check logos world
