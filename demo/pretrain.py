@@ -1,7 +1,7 @@
 """Trains the demo's model on the demo's world, part by part, each from where it stands.
 
     python -m demo.pretrain                              all parts, in turn
-    python -m demo.pretrain unet --steps 60000           the UNet and its text encoder alone
+    python -m demo.pretrain unet --steps 20000           the UNet and its text encoder alone
     python -m demo.pretrain --out /tmp/model --steps 20  anew, and at once
 
 A run that was stopped goes on where it was. One that is done, with more steps too; another
