@@ -9,8 +9,8 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
-PICTURES ?= det_logos
-WORDS ?= brain logo, sharp lines, connected circles, concept art
+OTHERS := $(if $(PICTURES),--set 'concepts.img_dirs="$(PICTURES)"') \
+	$(if $(WORDS),--set 'concepts.initializer_strs="$(WORDS)"')
 RUN ?= runs/demo-$(shell printf '%s' '$(PICTURES) $(WORDS)' | cksum | cut -d' ' -f1)
 
 .PHONY: install demo test check logos world
@@ -25,8 +25,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 # One thread a process: small pieces of work gain nothing from more.
 demo: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m detsd run demo/finetune.yaml --processes 2 --out '$(RUN)' \
-		--set 'concepts.img_dirs="$(PICTURES)"' --set 'concepts.initializer_strs="$(WORDS)"'
+	OMP_NUM_THREADS=1 $(BIN)/python -m detsd run demo/finetune.yaml --processes 2 --out '$(RUN)' $(OTHERS)
 	$(BIN)/python -m demo.compare '$(RUN)'
 
 test: install

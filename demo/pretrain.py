@@ -1,7 +1,7 @@
 """Trains the demo's model on the demo's world, part by part, each from where it stands.
 
     python -m demo.pretrain                              all parts, in turn
-    python -m demo.pretrain unet --steps 60000           the UNet and its text encoder alone
+    python -m demo.pretrain unet --steps 20000           the UNet and its text encoder alone
     python -m demo.pretrain --out /tmp/model --steps 20  anew, and at once
 
 A run that was stopped goes on where it was. One that is done, with more steps too; another
@@ -31,7 +31,7 @@ BESIDE = Path(__file__).resolve().parent
 PLANS = {
     "vae": Plan(steps=6000, batch=8, learning_rate=1e-3, decay=0.998),
     "unet": Plan(steps=14000, batch=48, learning_rate=8e-4),
-    "scorer": Plan(steps=3000, batch=128, learning_rate=1e-3, decay=0.998),
+    "scorer": Plan(steps=24000, batch=48, learning_rate=1e-3, decay=0.998),
 }
 
 
@@ -45,7 +45,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="what a stopped run goes on from")
     parser.add_argument("--steps", type=int, help="of each part, with those done before")
     parser.add_argument("--batch", type=int, help="pictures a step; raise it on a GPU")
-    parser.add_argument("--pictures", type=int, default=40_000, help="drawn of the world")
+    parser.add_argument("--pictures", type=int, default=80_000, help="drawn of the world")
     parser.add_argument("--side", type=int, default=64, help="of a picture, in pixels")
     parser.add_argument("--threads", type=int, help="on a CPU")
     parser.add_argument("--seed", type=int, default=0)
