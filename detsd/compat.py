@@ -12,7 +12,7 @@ from detsd import finetune
 from detsd.concepts import ConceptError, read_concepts
 from detsd.config import ModelConfig, hub_token
 from detsd.denoise import build_scheduler
-from detsd.generate import fetch_checkpoint
+from detsd.fetch import fetch_checkpoint
 from detsd.model import load_model
 from detsd.request import Settings
 from detsd.safety import load_safety_checker

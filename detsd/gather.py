@@ -4,10 +4,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from detsd.fetch import fetch_checkpoint
 from detsd.imagestore import HERE, IMAGES, INDEX, Record, line, read_records
 from detsd.page import write_page
 from detsd.storage import StorageError, write_whole
-from detsd.trial import download
 
 
 def gather(source: str, folder: Path) -> Path:
@@ -15,7 +15,7 @@ def gather(source: str, folder: Path) -> Path:
     path = Path(source)
     if path.is_dir():
         return _gather(path, path.name, lambda id: path.parent / id, folder)
-    return _gather(download(source), source, download, folder)
+    return _gather(fetch_checkpoint(source), source, fetch_checkpoint, folder)
 
 
 def _gather(last: Path, name: str, find: Callable[[str], Path], folder: Path) -> Path:

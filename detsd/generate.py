@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from detsd.concepts import Concept, ConceptError, read_concepts
+from detsd.concepts import Concept, read_concepts
 from detsd.config import ConfigError, ModelConfig, hub_token
+from detsd.fetch import fetch_checkpoint
 from detsd.model import DTYPES, StableDiffusion, load_model
-from detsd.reason import reason
 from detsd.request import Request, RequestError, Settings
 from detsd.safety import load_safety_checker
 from detsd.sampler import Flag, Tick, check_scheduler, generate
@@ -167,21 +167,6 @@ def find_concepts(source: Concept | str | Path) -> list[Concept]:
     if UUID.fullmatch(str(source)) and not path.exists():
         path = fetch_checkpoint(str(source))
     return read_concepts(path)
-
-
-def fetch_checkpoint(uuid: str) -> Path:
-    """Return the folder of a Determined checkpoint, downloaded when it is first asked for."""
-    from detsd.trial import download  # most pipelines never need Determined's client
-
-    try:
-        return download(uuid)
-    # No such checkpoint, no login, no master, no storage: each has its own kind of error.
-    except Exception as error:
-        master = os.environ.get("DET_MASTER", "http://localhost:8080")
-        raise ConceptError(
-            f"no file or folder is called {uuid}, and as a checkpoint it could not be fetched from "
-            f"the Determined master {master}: {reason(error)}"
-        ) from error
 
 
 def _each(value: Any, prompts: Sequence[str], key: str) -> Sequence[Any]:

@@ -7,8 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-from PIL import Image
-
 from detsd import __version__
 from detsd.config import GridConfig, read
 from detsd.imagestore import ImageStore, Record, open_store

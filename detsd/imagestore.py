@@ -1,4 +1,4 @@
-"""The images of a run: a PNG each, and an index with a line each. This file knows where they lie."""
+"""The images of a run: a PNG each, and a line of the index. This file knows where they lie."""
 
 import json
 import os

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from detsd.images import FORMATS, middle, read_image

@@ -1,4 +1,4 @@
-"""What a grid is to make: each image, with all that it follows from. This file knows their order."""
+"""What a grid is to make: each image, with all that it follows from, in their order."""
 
 import hashlib
 import json

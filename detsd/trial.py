@@ -80,10 +80,7 @@ class Trial(Processes):
         raise NotImplementedError
 
     def save(self, step: int, write: Write, about: Mapping[str, Any]) -> str:
-        """Keep what `write` writes into a folder as one checkpoint, whole or not at all.
-
-        The chief is told the checkpoint's id.
-        """
+        """Keep what `write` writes into a folder as one whole checkpoint; tell the chief its id."""
         id = ""
         if self.is_chief:
             try:
@@ -222,19 +219,6 @@ def read_metadata(checkpoint: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def download(uuid: str) -> Path:
-    """Return the folder of a Determined checkpoint, downloaded when it is first asked for."""
-    from determined.experimental import client
-
-    folder = Path.home() / ".cache" / "detsd" / "checkpoints" / uuid
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as part:
-            client.get_checkpoint(uuid).download(str(Path(part) / uuid))
-            (Path(part) / uuid).replace(folder)
-    return folder
-
-
 @contextmanager
 def open_trial() -> Iterator[Trial]:
     """Join the trial that this process was started for on a cluster."""
@@ -245,9 +229,8 @@ def open_trial() -> Iterator[Trial]:
             "`python -m detsd run FILE.yaml`"
         )
     with open_processes() as processes:
-        distributed = None
-        if processes.size > 1:
-            distributed = core.DistributedContext.from_torch_distributed()
+        several = core.DistributedContext.from_torch_distributed
+        distributed = several() if processes.size > 1 else None
         with (
             core.init(distributed=distributed) as context,
             tempfile.TemporaryDirectory(prefix="detsd-") as folder,

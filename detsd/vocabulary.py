@@ -1,4 +1,4 @@
-"""What the prompts of a grid may name: concepts of checkpoints, told apart where they are compared."""
+"""What a grid's prompts may name: concepts, told apart where checkpoints are compared."""
 
 import dataclasses
 import hashlib
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from detsd.concepts import Concept, ConceptError, read_concepts
 from detsd.config import GridConfig
-from detsd.generate import fetch_checkpoint
+from detsd.fetch import fetch_checkpoint
 from detsd.words import named, reworded
 
 

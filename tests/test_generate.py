@@ -1,14 +1,15 @@
 """The pipeline: prompts with concepts from anywhere become images, for old notebooks too."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from determined.experimental import client
 from PIL import Image
 
 import detsd
-from detsd import trial
 from detsd.concepts import Concept, ConceptError, read_concepts, write_concepts
 from detsd.config import ConfigError
 from detsd.generate import find_concepts
@@ -53,7 +54,9 @@ def test_a_pipeline_draws_a_trained_concept(models, tmp_path, hparams):
 
 def test_concepts_come_as_records_files_folders_and_uuids(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(trial, "download", {UUID: trained}.__getitem__)
+    kept = tmp_path / ".cache" / "detsd" / "checkpoints" / UUID
+    shutil.copytree(trained, kept)
+    monkeypatch.setenv("HOME", str(tmp_path))
     (record,) = read_concepts(trained)
     file = trained / "export" / "det-logo.safetensors"
     for source in (record, file, str(file), trained, str(trained), UUID):
@@ -68,7 +71,7 @@ def test_a_checkpoint_that_cannot_be_fetched_is_refused_in_a_line(models, monkey
     def refuse(uuid):
         raise RuntimeError("checkpoint not found\nand so on")
 
-    monkeypatch.setattr(trial, "download", refuse)
+    monkeypatch.setattr(client, "get_checkpoint", refuse)
     monkeypatch.setenv("DET_MASTER", "http://there:8080")
     with pytest.raises(ConceptError, match=f"{UUID}, .* master http://there:8080: check.*found$"):
         detsd.load_pipeline(models["sd1"], concepts=UUID)

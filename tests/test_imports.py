@@ -14,8 +14,8 @@ LEVELS = (
     },
     {"config", "tokens", "request", "trial", "runfolder", "page", "imagestore", "rating"},
     {"launcher", "prompts", "text", "search", "optimization", "meter", "retention", "foldertrial"}
-    | {"leaderboard", "sweep", "sheets", "gather"},
-    {"data", "model", "rank", "plan"},
+    | {"leaderboard", "sweep", "sheets", "fetch"},
+    {"data", "model", "rank", "plan", "gather"},
     {"batches", "denoise", "safety"},
     {"sampler"},
     {"methods", "samples", "generate"},

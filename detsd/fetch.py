@@ -1,0 +1,41 @@
+"""Determined checkpoints by their UUID, each downloaded once and kept on this machine."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from detsd.concepts import ConceptError
+from detsd.reason import reason
+
+CACHE = Path(".cache") / "detsd" / "checkpoints"  # below the home folder
+
+
+def fetch_checkpoint(uuid: str) -> Path:
+    """Return the checkpoint's folder, downloaded when it is first asked for."""
+    folder = Path.home() / CACHE / uuid
+    if folder.is_dir():
+        return folder
+    try:
+        _download(uuid, folder)
+    # No such checkpoint, no login, no master, no storage: each has its own kind of error.
+    except Exception as error:
+        master = os.environ.get("DET_MASTER", "http://localhost:8080")
+        raise ConceptError(
+            f"no file or folder is called {uuid}, and as a checkpoint it could not be fetched from "
+            f"the Determined master {master}: {reason(error)}"
+        ) from error
+    return folder
+
+
+def _download(uuid: str, folder: Path) -> None:
+    from determined.experimental import client  # most pipelines never need it
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as part:
+        whole = Path(part) / uuid
+        client.get_checkpoint(uuid).download(str(whole))
+        try:
+            whole.replace(folder)
+        except OSError:  # another process was faster
+            if not folder.is_dir():
+                raise
