@@ -11,11 +11,14 @@ print(*(pin for pin in pins if pin.partition("==")[0] not in keep), sep="\n")
 print(*(f"{name}=={importlib.metadata.version(name)}" for name in keep), sep="\n")
 PY
 python3 - <<'PY' > /tmp/detsd-requirements.txt
+import os
 import pathlib
 import tomllib
 
 project = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]
-print(*project["dependencies"], sep="\n")
+extra = os.environ.get("DETSD_EXTRA")  # detsd-notebook.yaml's is "notebook"
+more = project["optional-dependencies"][extra] if extra else []
+print(*project["dependencies"], *more, sep="\n")
 PY
 python3 -m pip install --quiet --constraint /tmp/detsd-constraints.txt \
     --requirement /tmp/detsd-requirements.txt

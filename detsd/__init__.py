@@ -18,7 +18,9 @@ _HOMES = {
     "DetSDTextualInversionTrainer": "compat",
     "Pipeline": "generate",
     "load_pipeline": "generate",
+    "panel": "panel",
     "read_concepts": "concepts",
+    "sheet": "gallery",
     "write_concepts": "concepts",
 }
 __all__ = ["__version__", *sorted(_HOMES)]

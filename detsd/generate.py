@@ -35,10 +35,13 @@ class Pipeline:
         base: str = "",
         scheduler: str = "pndm",
         flag: Flag | None = None,
+        initializers: Mapping[str, str] | None = None,
     ):
         self.model = model
         self.base = base
         self.scheduler = scheduler
+        self.initializers = dict(initializers or {})
+        """The words that each concept started from, where its file says so."""
         self._flag = flag
 
     @property
@@ -156,7 +159,8 @@ def load_pipeline(
     checker = load_safety_checker(name, place, token=token) if safety else None
     # Nothing is trained here, so the VAE need not make room between two calls.
     model.vae.to(place)
-    return Pipeline(model, base=name, scheduler=scheduler, flag=checker)
+    words = {concept.name: concept.initializer for concept in found if concept.initializer}
+    return Pipeline(model, base=name, scheduler=scheduler, flag=checker, initializers=words)
 
 
 def find_concepts(source: Concept | str | Path) -> list[Concept]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 
 from detsd import __version__
 from detsd.config import GridConfig, read
@@ -42,7 +43,7 @@ def generate_grid(trial: Trial) -> None:
         if not make(trial, studio, missing, config, keeper):
             log.info("stopped with images left to make: the next start makes them")
             return
-    keeper.finish()
+    keeper.finish(is_new=bool(missing))
     log.info("all %d images are there: nothing is left to do", len(jobs))
 
 
@@ -126,10 +127,12 @@ class Keeper:
         if store is not None:
             store.saved(id)
 
-    def finish(self) -> None:
-        """Keep the last ones, and say where to look at them."""
+    def finish(self, is_new: bool) -> None:
+        """Keep the last ones, report what they score, and say where to look at them."""
         self.save()
         if self._store is not None:
+            if is_new and (metrics := mean_metrics(self._store.records)):
+                self._trial.report("validation", self._target, metrics)
             log.info("look at them: %s", write_page(self._store.folder, "detsd"))
 
     def _show(self, step: int) -> None:
@@ -147,6 +150,15 @@ class Keeper:
         log.info(
             "%d left: about %.0f minutes; all will take %.1f MB", left, seconds / 60, size / 1e6
         )
+
+
+def mean_metrics(records: Sequence[Record]) -> dict[str, float]:
+    """Return the mean of each metric over the images that have it."""
+    names = sorted({name for record in records for name in record["metrics"]})
+    return {
+        name: fmean(record["metrics"][name] for record in records if name in record["metrics"])
+        for name in names
+    }
 
 
 def main() -> None:

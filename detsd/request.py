@@ -9,6 +9,8 @@ from detsd.words import pieces, same_word
 # As <cat-toy>; not as in "i <3 you" or <|endoftext|>.
 BRACKETED = re.compile(r"<(?=[^<>|]*[^\W\d_])([^<>\s|/][^<>\s|]*)>")
 
+MARKUP = {"a", "b", "body", "br", "div", "h1", "html", "i", "img", "p", "script", "span", "style"}
+
 
 class RequestError(ValueError):
     """An image that cannot be made as it is asked for."""
@@ -43,8 +45,8 @@ def check_requests(
 ) -> None:
     """Refuse a size that the model cannot draw, and a `<word>` that it was not taught.
 
-    Plain words that are no concept cannot be told from English, and markup with an end, as in
-    <b>bold</b>, is text like any other.
+    Plain words that are no concept cannot be told from English, and markup, as <script> or <b>, is
+    text like any other.
     """
     sizes, texts = set(), set()
     for request in requests:
@@ -71,7 +73,8 @@ def _check_words(text: str, concepts: Mapping[str, int]) -> None:
             *concepts,
             *(one for name, count in concepts.items() for one in pieces(name, count)),
         ]
-        if f"</{found[1]}>" in text or any(same_word(word, name) for name in known):
+        is_markup = found[1].lower() in MARKUP or f"</{found[1]}>" in text
+        if is_markup or any(same_word(word, name) for name in known):
             continue
         bare = next((name for name in concepts if same_word(found[1], name)), None)
         meant = f"; write {bare}, without brackets" if bare else ""

@@ -13,6 +13,7 @@ from PIL import Image
 from detsd.config import ModelConfig
 from detsd.imagestore import read_records
 from detsd.model import load_model
+from detsd.runfolder import read_metrics
 from tests.trials import last, run
 
 SWEEP = {
@@ -154,8 +155,13 @@ def test_images_are_scored_where_a_scorer_is_named(cli, grid, scorer_folder, pic
     hparams["scorer_img_dirs"] = str(pictures)
     hparams["sweep"] = {"prompt": "a det-logo", "steps": 2, "seed": [1, 2]}
     cli(str(cli.write(grid)), "--out", "grid")
-    for record in read_records(cli.folder / "grid" / "images.jsonl"):
+    index = cli.folder / "grid" / "images.jsonl"
+    for record in read_records(index):
         assert set(record["metrics"]) == {"prompt_adherence", "fidelity"}
+    (reported,) = read_metrics(cli.folder / "grid" / "metrics.jsonl")
+    assert reported["group"] == "validation" and reported["step"] == 2
+    scored = [one["metrics"]["fidelity"] for one in read_records(index)]
+    assert reported["metrics"]["fidelity"] == pytest.approx(sum(scored) / 2)
 
 
 def test_a_dry_run_says_what_it_would_take_and_makes_nothing(cli, grid):

@@ -19,7 +19,7 @@ LEVELS = (
     {"batches", "denoise", "safety"},
     {"sampler"},
     {"methods", "samples", "generate"},
-    {"resume", "critic", "earlystop", "vocabulary"},
+    {"resume", "critic", "earlystop", "vocabulary", "panel"},
     {"run", "studio"},
     {"validation", "grid", "preview"},
     {"finetune", "local"},

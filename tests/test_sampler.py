@@ -203,6 +203,7 @@ def test_words_that_were_taught_and_other_brackets_are_not(load):
         "a Det-Logo, a <Cat-Toy>, <det-logo:0> <det-logo:1>",
         "i <3 you, 1 < 2 > 0 <|endoftext|>",
         "<script>alert('a')</script>",
+        "<script> alone",
     ):
         generate(model, [Request(prompt, 0, 5.0, PNDM)])
 

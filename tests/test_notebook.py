@@ -1,0 +1,73 @@
+"""The notebook: it runs from top to bottom, and its panel draws what its widgets say."""
+
+import nbclient
+import nbformat
+import pytest
+
+from tests.conftest import ROOT
+
+PRESSED = """
+panel = detsd.panel(pipeline, prompt="a photo of a {concept}", guidance=guidance, steps=2)
+panel.seed.value = 7
+panel.button.click()
+panel.output
+"""
+WRONG = """
+panel.prompt.value = "a <cat-toy>"
+panel.button.click()
+"""
+BARE = """
+import sys
+sys.modules["ipywidgets"] = None
+assert detsd.panel(pipeline) is None
+"""
+
+
+@pytest.fixture(scope="module")
+def executed():
+    """The notebook with its outputs, and some cells of ours after its own."""
+    notebook = nbformat.read(ROOT / "textual_inversion.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    notebook.cells += [nbformat.v4.new_code_cell(source) for source in (PRESSED, WRONG, BARE)]
+    nbclient.NotebookClient(
+        notebook,
+        timeout=300,
+        resources={"metadata": {"path": ROOT}},
+        kernel_name="python3",
+    ).execute()
+    return notebook
+
+
+def shown(notebook, kind):
+    """How many outputs of the kind there are."""
+    return sum(
+        kind in output.get("data", {})
+        for cell in notebook.cells
+        for output in cell.get("outputs", ())
+    )
+
+
+def widgets(notebook):
+    states = notebook.metadata["widgets"]["application/vnd.jupyter.widget-state+json"]["state"]
+    return [one["state"] for one in states.values()]
+
+
+def test_the_notebook_runs_from_top_to_bottom(executed):
+    assert shown(executed, "image/png") >= 5
+    assert shown(executed, "application/vnd.jupyter.widget-view+json") >= 1
+
+
+def test_the_panel_draws_and_says_what_is_wrong(executed):
+    outputs = [one["outputs"] for one in widgets(executed) if one.get("outputs")]
+    assert "which this model was not taught" in str(outputs)
+
+
+def test_without_widgets_the_panel_says_so(executed):
+    assert "There are no widgets here" in str(executed.cells[-1].outputs)
+
+
+def test_it_imports_detsd_alone():
+    notebook = nbformat.read(ROOT / "textual_inversion.ipynb", as_version=4)
+    lines = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    imports = [line for line in lines.splitlines() if "import " in line]
+    assert imports == ["import detsd"]
