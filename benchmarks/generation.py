@@ -43,7 +43,7 @@ def main() -> None:
         }
         seconds = {name: timed(command) for name, command in commands.items()}
         for name, folder in folders.items():
-            count = len(list(folder.rglob("*.png"))) - len(list(folder.rglob("samples/**/*.png")))
+            count = len(list(folder.glob("images/*.png")))
             print(f"{name:6} {count} images in {seconds[name]:.1f} s")
         shutil.rmtree(scratch, ignore_errors=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
@@ -71,7 +71,7 @@ def draw_plainly(folder: Path, seeds: int) -> None:
     ).to("cuda" if on_gpu else "cpu")
     pipeline.load_textual_inversion(hparams["local_checkpoint_paths"])
     pipeline.set_progress_bar_config(disable=True)
-    folder.mkdir()
+    (folder / "images").mkdir(parents=True)
     axes = (sweep["prompt"], sweep["guidance_scale"], range(seeds))
     for number, (prompt, scale, seed) in enumerate(product(*axes)):
         image = pipeline(
@@ -80,7 +80,7 @@ def draw_plainly(folder: Path, seeds: int) -> None:
             num_inference_steps=sweep["steps"],
             generator=torch.Generator().manual_seed(seed),
         ).images[0]
-        image.save(folder / f"{number}.png")
+        image.save(folder / "images" / f"{number}.png")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ _HOMES = {
     "DetSDTextualInversionTrainer": "compat",
     "Pipeline": "generate",
     "load_pipeline": "generate",
-    "panel": "panel",
+    "panel": "widgets",
     "read_concepts": "concepts",
     "sheet": "gallery",
     "write_concepts": "concepts",

@@ -19,7 +19,7 @@ LEVELS = (
     {"batches", "denoise", "safety"},
     {"sampler"},
     {"methods", "samples", "generate"},
-    {"resume", "critic", "earlystop", "vocabulary", "panel"},
+    {"resume", "critic", "earlystop", "vocabulary", "widgets"},
     {"run", "studio"},
     {"validation", "grid", "preview"},
     {"finetune", "local"},

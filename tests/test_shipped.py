@@ -8,12 +8,16 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 import detsd
-from detsd.config import Experiment, FinetuneConfig, read
+from detsd.concepts import read_concepts
+from detsd.config import Experiment, FinetuneConfig, GridConfig, read
 from detsd.local import make_plan
+from detsd.sweep import wanted_images
+from detsd.vocabulary import read_vocabularies
 from tests.conftest import ROOT
 
 # Written for the earlier example: its names, and no others.
@@ -71,6 +75,25 @@ def test_the_advanced_yaml_has_every_key():
     written = yaml.safe_load((ROOT / "finetune_const_advanced.yaml").read_text())
     for section, field in FinetuneConfig.model_fields.items():
         assert written["hyperparameters"][section].keys() == set(field.annotation.model_fields)
+
+
+def test_the_shipped_grid_is_480_images_of_a_concept_that_is_there(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    plan = make_plan(Path("generate_grid.yaml"), [], None)
+    assert plan.entry == ("detsd.grid", "generate_grid")
+    config = read(GridConfig, plan.points[0])
+    assert len(wanted_images(config, slots=2)) == 480
+    (vocabulary,) = read_vocabularies(config).values()
+    assert list(vocabulary.known) == ["det-logo"]
+    old = read_concepts(ROOT / "demo" / "det-logo.pt")[0].vectors["clip_l"]
+    assert torch.equal(old, vocabulary.known["det-logo"].concept.vectors["clip_l"])
+
+
+def test_the_notebooks_yaml_has_the_extra_that_the_hook_installs():
+    environment = yaml.safe_load((ROOT / "detsd-notebook.yaml").read_text())["environment"]
+    extra = dict(one.split("=") for one in environment["environment_variables"])["DETSD_EXTRA"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert "jupyterlab" in project["optional-dependencies"][extra]
 
 
 def test_an_earlier_yaml_runs_unchanged_but_for_the_model(cli, models):
