@@ -58,3 +58,7 @@ def things() -> list[str]:
     figures = [Figure(*colours, name) for colours, name in product(pairs, FIGURES)]
     networks = [Network(form, *pair, "white", 0) for form, pair in product(FORMS, pairs)]
     return list(dict.fromkeys(one.words for one in (*shapes, *figures, *networks)))
+
+
+if __name__ == "__main__":
+    main()

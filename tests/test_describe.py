@@ -21,9 +21,10 @@ def scorer():
     return load_scorer(str(ROOT / "demo" / "model" / "scorer"), None, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("colour, shape", [("red", "star"), ("blue", "heart")])
+@pytest.mark.parametrize("colour, shape", [("red", "star"), ("blue", "heart"), ("green", "cross")])
 def test_a_thing_of_the_world_is_called_what_it_is(scorer, colour, shape):
-    scenes = [replace(scene(number), subject=Shape(colour, shape)) for number in range(12)]
+    plain = {"medium": "photo", "size": "", "place": "", "subject": Shape(colour, shape)}
+    scenes = [replace(scene(number), **plain) for number in range(12)]
     pictures = [draw(one, np.random.default_rng(place), 64) for place, one in enumerate(scenes)]
     assert describe(scorer, pictures) == f"{colour} {shape}"
 
