@@ -16,7 +16,7 @@ from demo.figures import FIGURES, Figure
 from demo.networks import FORMS, Network
 from demo.palette import COLOURS
 from demo.pretrain import BESIDE
-from demo.subjects import SHAPES, Shape
+from demo.subjects import SHAPES, Shape, Subject
 from detsd.console import hush_loading
 from detsd.images import FORMATS, ImageError, read_image
 from detsd.score import Scorer, load_scorer
@@ -54,10 +54,12 @@ def describe(scorer: Scorer, pictures: Sequence[Image.Image]) -> str:
 def things() -> list[str]:
     """The words of every shape, figure and network; badges would be many thousands."""
     pairs = list(permutations(COLOURS, 2))
-    shapes = [Shape(*one) for one in product(COLOURS, SHAPES)]
-    figures = [Figure(*colours, name) for colours, name in product(pairs, FIGURES)]
-    networks = [Network(form, *pair, "white", 0) for form, pair in product(FORMS, pairs)]
-    return list(dict.fromkeys(one.words for one in (*shapes, *figures, *networks)))
+    found: list[Subject] = [
+        *(Shape(*one) for one in product(COLOURS, SHAPES)),
+        *(Figure(first, second, name) for (first, second), name in product(pairs, FIGURES)),
+        *(Network(form, *pair, "white", 0) for form, pair in product(FORMS, pairs)),
+    ]
+    return list(dict.fromkeys(one.words for one in found))
 
 
 if __name__ == "__main__":
