@@ -1,5 +1,6 @@
 # make demo     set up, then teach the small model that comes along a new word, and show it
-#               of your own pictures: make demo PICTURES=folder WORDS='a few words for them'
+#               of your own pictures: make demo PICTURES=folder, and if you know words for them
+#               in its small world: WORDS='a green star'
 # make test     set up, then pass the tests
 # make check    format, lint, types, tests
 # make logos    draw the demo's pictures again; make world: a sheet of what its model knows
@@ -9,8 +10,10 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
+# Of other pictures without WORDS: those of the demo's world that its scorer finds nearest.
+FOUND := $(or $(WORDS),$(if $(PICTURES),$$($(BIN)/python -m demo.describe '$(PICTURES)')))
 OTHERS := $(if $(PICTURES),--set 'concepts.img_dirs="$(PICTURES)"') \
-	$(if $(WORDS),--set 'concepts.initializer_strs="$(WORDS)"')
+	$(if $(FOUND),--set "concepts.initializer_strs=\"$$words\"")
 RUN ?= runs/demo-$(shell printf '%s' '$(PICTURES) $(WORDS)' | cksum | cut -d' ' -f1)
 
 .PHONY: install demo test check logos world
@@ -25,6 +28,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 # One thread a process: small pieces of work gain nothing from more.
 demo: install
+	words="$(FOUND)" && \
 	OMP_NUM_THREADS=1 $(BIN)/python -m detsd run demo/finetune.yaml --processes 2 --out '$(RUN)' $(OTHERS)
 	$(BIN)/python -m demo.compare '$(RUN)'
 
