@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from detsd.reason import reason
 
@@ -65,11 +65,9 @@ def write_concepts(folder: Path, concepts: Sequence[Concept]) -> None:
         }
         if not is_a_file_name(concept.name):
             raise ConceptError(f"{concept.name!r} cannot be a concept's name: it names its file")
-        save_file(
-            _tensors(concept),
-            folder / file_name(concept),
-            metadata={METADATA_KEY: json.dumps(about, sort_keys=True)},
-        )
+        metadata = {METADATA_KEY: json.dumps(about, sort_keys=True)}
+        # As bytes: safetensors itself writes files that only their owner may read.
+        (folder / file_name(concept)).write_bytes(save(_tensors(concept), metadata))
     _write_earlier(folder / EARLIER_FILE, concepts)
 
 

@@ -68,6 +68,12 @@ write_concepts(Path(sys.argv[1]), [Concept("a-b", v, "x", about), Concept("c", v
 """
 
 
+def test_a_colleague_may_read_what_is_written(tmp_path: Path) -> None:
+    write_concepts(tmp_path, [concept()])
+    (tmp_path / "plain.txt").write_text("what the umask allows")
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
+
+
 def test_the_bytes_are_the_same_in_every_process(tmp_path: Path) -> None:
     written = []
     for seed in ("1", "2"):
