@@ -53,7 +53,7 @@ class Panel:
         self.output.clear_output(wait=True)
         try:
             with self.output:
-                display(self._image())  # type: ignore[no-untyped-call]
+                display(self._image())
         finally:
             self.button.disabled = False
 
