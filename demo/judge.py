@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=BESIDE / "model")
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--guidance", type=float, default=2.5)
     parser.add_argument("--sheet", type=Path, help="a file for some of the pictures")
     arguments = parser.parse_args()
     hush_loading()
