@@ -15,11 +15,12 @@ from PIL import Image
 from demo.figures import FIGURES, Figure
 from demo.networks import FORMS, Network
 from demo.palette import COLOURS
-from demo.pretrain import BESIDE
 from demo.subjects import SHAPES, Shape, Subject
 from detsd.console import hush_loading
 from detsd.images import FORMATS, ImageError, read_image
 from detsd.score import Scorer, load_scorer
+
+SCORER = Path(__file__).resolve().parent / "model" / "scorer"
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
     if not pictures:
         parser.error(f"{folder} holds no picture that can be used")
     hush_loading()
-    scorer = load_scorer(str(BESIDE / "model" / "scorer"), None, torch.device("cpu"))
+    scorer = load_scorer(str(SCORER), None, torch.device("cpu"))
     print(describe(scorer, pictures))
 
 

@@ -30,8 +30,8 @@ from demo.vocabulary import build_tokenizer
 BESIDE = Path(__file__).resolve().parent
 PLANS = {
     "vae": Plan(steps=6000, batch=8, learning_rate=1e-3, decay=0.998),
-    "unet": Plan(steps=14000, batch=48, learning_rate=8e-4),
-    "scorer": Plan(steps=24000, batch=48, learning_rate=1e-3, decay=0.998),
+    "unet": Plan(steps=17000, batch=48, learning_rate=8e-4),
+    "scorer": Plan(steps=23000, batch=48, learning_rate=1e-3, decay=0.998),
 }
 
 
