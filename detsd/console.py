@@ -63,6 +63,14 @@ def _is_first(said: Path | None) -> bool:
     return True
 
 
+def duration(seconds: float) -> str:
+    """Return how long that is, as precisely as an estimate can say."""
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.{1 if seconds < 10 * length else 0}f} {unit}"
+    return f"{max(seconds, 1):.0f} seconds"
+
+
 def print_error(error: Exception) -> None:
     """Print the message, each of its lines marked."""
     print(f"error: {error}".replace("\n", "\nerror: "), file=sys.stderr)

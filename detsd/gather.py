@@ -1,7 +1,7 @@
-"""All images of a grid in one folder, out of the checkpoints that they were saved in."""
+"""All images of a grid in one place: out of its checkpoints, or of the trials of a search."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from detsd.fetch import fetch_checkpoint
@@ -18,6 +18,21 @@ def gather(source: str, folder: Path) -> Path:
     return _gather(fetch_checkpoint(source), source, fetch_checkpoint, folder)
 
 
+def gather_trials(trials: Sequence[Path], folder: Path) -> Path:
+    """List the images that lie in the trials' folders, below this one; return their page."""
+    cells: dict[tuple[Path, int], int] = {}
+    records = [
+        {
+            **record,
+            "cell": cells.setdefault((trial, record["cell"]), len(cells)),
+            "file": f"{trial.relative_to(folder)}/{record['file']}",
+        }
+        for trial in trials
+        for record in read_records(trial / INDEX)
+    ]
+    return _list(records, folder)
+
+
 def _gather(last: Path, name: str, find: Callable[[str], Path], folder: Path) -> Path:
     records = read_records(last / INDEX)
     if not records:
@@ -25,6 +40,10 @@ def _gather(last: Path, name: str, find: Callable[[str], Path], folder: Path) ->
     (folder / IMAGES).mkdir(parents=True, exist_ok=True)
     for record in records:
         _fetch(find(record.get(HERE, name)), record, folder)
+    return _list(records, folder)
+
+
+def _list(records: Sequence[Record], folder: Path) -> Path:
     write_whole(folder / INDEX, "".join(map(line, records)))
     return write_page(folder, folder.name)
 

@@ -10,6 +10,7 @@ from statistics import fmean
 
 from detsd import __version__
 from detsd.config import GridConfig, read
+from detsd.console import duration
 from detsd.imagestore import ImageStore, Record, open_store
 from detsd.page import write_page
 from detsd.png import encode
@@ -33,7 +34,9 @@ def generate_grid(trial: Trial) -> None:
     check_schedulers(config, jobs)
     with trial.restore() as checkpoint:
         known = (checkpoint.path, checkpoint.id) if checkpoint else (None, "")
-        store = open_store(trial.folder, *known) if trial.is_chief else None
+        # The YAML of a point, as the earlier example has it, keeps its last checkpoint alone.
+        whole = config.sweep is None
+        store = open_store(trial.folder, *known, whole=whole) if trial.is_chief else None
     there = trial.ask(lambda: store.ids if store else set())
     missing = [job for job in jobs if job.id not in there]
     log.info("%d images, %d of them to be made", len(jobs), len(missing))
@@ -133,23 +136,24 @@ class Keeper:
         if self._store is not None:
             if is_new and (metrics := mean_metrics(self._store.records)):
                 self._trial.report("validation", self._target, metrics)
-            log.info("look at them: %s", write_page(self._store.folder, "detsd"))
+            log.info("look at them: %s", self._write_page(self._store))
 
     def _show(self, step: int) -> None:
         if self._store is not None:
-            write_page(self._store.folder, "detsd")
+            self._write_page(self._store)
             show_sheets(self._trial, self._store, step)
 
+    def _write_page(self, store: ImageStore) -> Path:
+        return write_page(store.folder, store.folder.name)
+
     def _estimate(self, kept: Drawn) -> None:
-        if self._estimated:
+        left = self._target - self._done
+        if self._estimated or not left:
             return
         self._estimated = True
-        left = self._target - self._done
         seconds = (time.monotonic() - self._begun) / len(kept) * left
         size = sum(len(png) for _, png in kept) / len(kept) * self._target
-        log.info(
-            "%d left: about %.0f minutes; all will take %.1f MB", left, seconds / 60, size / 1e6
-        )
+        log.info("%d left: about %s; all will take %.1f MB", left, duration(seconds), size / 1e6)
 
 
 def mean_metrics(records: Sequence[Record]) -> dict[str, float]:

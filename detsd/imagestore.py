@@ -20,10 +20,12 @@ class ImageStore:
     """A folder of images that grows; each is there whole and listed, or not at all.
 
     The index counts: a file that it does not list was cut off by a crash, and is made again.
+    Where `whole`, each checkpoint holds all images, and not only those that no other one has.
     """
 
-    def __init__(self, folder: Path, records: Iterable[Record]):
+    def __init__(self, folder: Path, records: Iterable[Record], *, whole: bool = False):
         self.folder = folder
+        self._whole = whole
         self._records = {record["id"]: record for record in records}
         self._unsaved = {id for id, record in self._records.items() if HERE not in record}
         (folder / IMAGES).mkdir(parents=True, exist_ok=True)
@@ -60,18 +62,24 @@ class ImageStore:
         return self.folder / record["file"]
 
     def write_checkpoint(self, part: Path) -> None:
-        """Write what a checkpoint keeps: the images that none has yet, and the whole index."""
+        """Write what a checkpoint keeps: the images, and the whole index."""
         (part / IMAGES).mkdir()
-        for record in self.unsaved:
+        for record in self._next:
             _link(self.path(record), part / record["file"])
-        (part / INDEX).write_text("".join(map(line, self._records.values())))
+        listed = {**self._records, **{one["id"]: _unplaced(one) for one in self._next}}
+        (part / INDEX).write_text("".join(map(line, listed.values())))
 
     def saved(self, checkpoint: str) -> None:
         """Note which checkpoint has the new images now."""
-        for id in self._unsaved:
-            self._records[id][HERE] = checkpoint
+        for record in self._next:
+            record[HERE] = checkpoint
         self._unsaved.clear()
         self._write_index()
+
+    @property
+    def _next(self) -> list[Record]:
+        """The images that the next checkpoint holds."""
+        return self.records if self._whole else self.unsaved
 
     def _write_index(self) -> None:
         write_whole(self.folder / INDEX, "".join(map(line, self._records.values())))
@@ -88,21 +96,31 @@ def read_records(index: Path) -> list[Record]:
     return records
 
 
-def open_store(folder: Path, checkpoint: Path | None, name: str | None) -> ImageStore:
+def open_store(
+    folder: Path, checkpoint: Path | None, name: str | None, *, whole: bool = False
+) -> ImageStore:
     """Return the store of a run that may have begun: here, or as its checkpoint has it."""
-    here = read_records(folder / INDEX)
-    listed = {record["id"] for record in here}
     # Images that lie here and are no longer found were removed, and are to be made again.
-    records = [one for one in here if (folder / one["file"]).is_file()]
+    index = read_records(folder / INDEX)
+    records = [one for one in index if (folder / one["file"]).is_file()]
+    listed = {record["id"] for record in index}
     for record in read_records(checkpoint / INDEX) if checkpoint else ():
-        if record["id"] not in listed:
-            records.append({HERE: name, **record})
-    return ImageStore(folder, records)
+        if record["id"] in listed:
+            continue
+        if checkpoint and whole:
+            (folder / IMAGES).mkdir(parents=True, exist_ok=True)
+            _link(checkpoint / record["file"], folder / record["file"])
+        records.append({HERE: name, **record})
+    return ImageStore(folder, records, whole=whole)
 
 
 def line(record: Record) -> str:
     """Return the record as the index has it."""
     return json.dumps(record, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _unplaced(record: Record) -> Record:
+    return {key: value for key, value in record.items() if key != HERE}
 
 
 def _link(source: Path, target: Path) -> None:

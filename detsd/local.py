@@ -59,7 +59,7 @@ def say_what_would_run(
     count = processes or default_processes(slots)
     for folder in plan.folders:
         print(f"{folder}: a trial on {count} process{'es' if count > 1 else ''}")
-    if plan.entry[0] == "detsd.grid":
+    if plan.draws:
         from detsd.preview import preview
 
         print(preview(plan.points, slots, count))
@@ -144,6 +144,10 @@ def _finish(plan: Plan, failed: Sequence[Path]) -> None:
         latest = storage.list()[-1:]
         if latest:
             print(f"the last checkpoint of {folder}: {storage.where(latest[0].id)}")
+    if plan.draws and plan.folders != [plan.folder]:
+        from detsd.gather import gather_trials
+
+        print(f"all images on one page: {gather_trials(plan.folders, plan.folder)}")
     if plan.is_compared:
         searcher = plan.experiment.searcher
         metric, less = searcher.metric, searcher.smaller_is_better

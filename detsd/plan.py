@@ -41,9 +41,14 @@ class Plan:
         return self.experiment.searcher.name == "random"
 
     @property
+    def draws(self) -> bool:
+        """Whether its trials make images, and train nothing."""
+        return self.entry[0] == "detsd.grid"
+
+    @property
     def is_compared(self) -> bool:
-        """Whether its trials are there to be compared: those of generation have no metric."""
-        return self.entry[0] == "detsd.finetune" and len(self.points) > 1
+        """Whether its trials are there to be compared: those that draw have no metric."""
+        return not self.draws and len(self.points) > 1
 
     @cached_property
     def varied(self) -> list[dict[str, Any]]:

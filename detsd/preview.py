@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from detsd.config import GridConfig, read
+from detsd.console import duration
 from detsd.png import encode
 from detsd.studio import check_schedulers, list_jobs, open_studio
 from detsd.vocabulary import read_vocabularies
@@ -30,9 +31,9 @@ def preview(points: Sequence[Mapping[str, Any]], slots: int, processes: int) -> 
     sizes = [len(encode(image, record)) for record, image in studio.draw(tried)]
     seconds = (time.monotonic() - begun) / len(tried)
     count = sum(map(len, grids))
-    minutes = seconds * count / processes / 60
+    takes = duration(seconds * count / processes)
     megabytes = sum(sizes) / len(sizes) * count / 1e6
     return (
         f"{count} images in {sum(len({job.wanted.cell for job in jobs}) for jobs in grids)} cells: "
-        f"about {minutes:.0f} minutes on {processes} × {device.type}, {megabytes:.1f} MB"
+        f"about {takes} on {processes} × {device.type}, {megabytes:.1f} MB"
     )

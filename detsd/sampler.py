@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from weakref import WeakKeyDictionary
 
@@ -40,8 +41,9 @@ def generate(
 ) -> Iterator[tuple[int, Image.Image]]:
     """Yield (place in requests, image) as they are made; no `batch_size` is as many as fit.
 
-    Requests that can share a batch do, so the order may be another. What `flag` finds in an image
-    is put into its info; `tick` hears of each step, as a share of the images.
+    Requests that can share a batch do, so the order may be another. An image's share of its batch's
+    `seconds`, and the `flags` that `flag` finds, are put into its info; `tick` hears of each step,
+    as a share of the images.
     """
     check_requests(requests, size_unit(model), model.concepts)
     return _generate(model, requests, batch_size, flag, tick)
@@ -97,11 +99,14 @@ def _generate(
         for places in batches(requests, most):
             while places:
                 some = places[: most(requests[places[0]])]
+                begun = time.monotonic()
                 images = _try(model, [requests[place] for place in some], prompts, tick)
                 if images is None:
                     continue
+                seconds = (time.monotonic() - begun) / len(images)
                 places = places[len(some) :]
                 for place, image in zip(some, images, strict=True):
+                    image.info["seconds"] = seconds
                     if flag is not None and (flags := flag(image)):
                         image.info["flags"] = flags
                     yield place, image

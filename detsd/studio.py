@@ -1,7 +1,6 @@
 """Where a grid's images are made: its model with all concepts in it. This file knows a record."""
 
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -75,12 +74,10 @@ class Studio:
     def draw(self, jobs: Sequence[Job]) -> Iterator[tuple[Record, Image.Image]]:
         """Yield each image as it is made, with all that is known of it."""
         requests = [self._request(job.wanted) for job in jobs]
-        begun = time.monotonic()
         for place, image in generate(
             self._model, requests, self._config.at_once, flag=self._checker
         ):
-            seconds, begun = time.monotonic() - begun, time.monotonic()
-            yield self._record(jobs[place], image, seconds), image
+            yield self._record(jobs[place], image), image
 
     def _request(self, one: Wanted) -> Request:
         vocabulary = self._vocabularies[one.checkpoint]
@@ -94,7 +91,7 @@ class Studio:
             negative_prompt=vocabulary.spoken(one.negative_prompt),
         )
 
-    def _record(self, job: Job, image: Image.Image, seconds: float) -> Record:
+    def _record(self, job: Job, image: Image.Image) -> Record:
         one, vocabulary = job.wanted, self._vocabularies[job.wanted.checkpoint]
         names = vocabulary.names(one.prompt)
         sources = [vocabulary.known[name].source for name in names]
@@ -113,7 +110,7 @@ class Studio:
             "concepts": names,
             "checkpoint": one.checkpoint or next(iter(sources), None),
             "model": self._config.pipeline.pretrained_model_name_or_path,
-            "seconds": round(seconds, 3),
+            "seconds": round(image.info["seconds"], 3),
             "flags": list(image.info.get("flags", ())),
             "metrics": self._rater.rate([image], [plain])[0] if self._rater else {},
         }

@@ -204,6 +204,13 @@ def test_the_earlier_examples_grid_is_a_trial_a_point(cli, models, checkpoint):
     key = ("a photo of a det-logo", 6.0, 6)
     assert np.abs(made[5][key] - made[6][key]).max() <= 1
     assert np.abs(made[5][key] - alone(models, checkpoint, *key)).max() <= 1
+    together = read_records(cli.folder / "grid" / "images.jsonl")
+    assert sorted((one["cell"], one["seed"]) for one in together) == [
+        *((0, seed) for seed in range(5, 9)),
+        *((1, seed) for seed in range(6, 10)),
+    ]
+    assert all((cli.folder / "grid" / one["file"]).is_file() for one in together)
+    assert (cli.folder / "grid" / "index.html").is_file()
 
 
 def test_a_broken_point_is_refused_by_its_key(cli):

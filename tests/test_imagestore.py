@@ -1,5 +1,7 @@
 """Images are kept whole, listed once, and found again after a crash."""
 
+import shutil
+
 import pytest
 from PIL import Image
 
@@ -55,6 +57,23 @@ def test_checkpoints_hold_what_is_new_and_list_everything(tmp_path):
     (tmp_path / "kept" / "one" / "images" / "000001.png").unlink()
     with pytest.raises(StorageError, match="one lacks images/000001.png"):
         gather(str(tmp_path / "kept" / "two"), tmp_path / "some")
+
+
+def test_the_last_of_whole_checkpoints_is_enough(tmp_path):
+    store = open_store(tmp_path / "first", None, "", whole=True)
+    for name, number in {"one": 0, "two": 1}.items():
+        filled(store, [number])
+        (tmp_path / "kept" / name).mkdir(parents=True)
+        store.write_checkpoint(tmp_path / "kept" / name)
+        store.saved(name)
+    shutil.rmtree(tmp_path / "kept" / "one")  # as a cluster does once the experiment is done
+    other = open_store(tmp_path / "other", tmp_path / "kept" / "two", "two", whole=True)
+    assert other.ids == {"id0", "id1"} and not other.unsaved
+    filled(other, [2])
+    (tmp_path / "kept" / "three").mkdir()
+    other.write_checkpoint(tmp_path / "kept" / "three")
+    gather(str(tmp_path / "kept" / "three"), tmp_path / "all")
+    assert len(list((tmp_path / "all" / "images").glob("*.png"))) == 3
 
 
 def test_a_png_says_how_it_was_made(tmp_path):
