@@ -3,6 +3,7 @@
 from typing import Any
 
 from detsd import console
+from detsd.gallery import sheet
 from detsd.generate import Pipeline
 
 BLANK = "{concept}"
@@ -66,4 +67,4 @@ class Panel:
             if not console.is_for_users(error):
                 raise
             return str(error)
-        return image
+        return sheet([image], 1, prompt)
