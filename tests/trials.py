@@ -1,6 +1,7 @@
 """Trials in a folder, in this process: a run takes a second and not ten."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,15 @@ from safetensors.torch import load_file
 from detsd.finetune import finetune
 from detsd.foldertrial import open_folder_trial
 from detsd.runfolder import identify
+from detsd.trial import Trial
 
 
-def run(folder: Path, hparams: dict[str, Any], **arguments: Any) -> Path:
+def run(
+    folder: Path,
+    hparams: dict[str, Any],
+    work: Callable[[Trial], None] = finetune,
+    **arguments: Any,
+) -> Path:
     """Run a trial as a process of its own would, and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     identify(folder)
@@ -32,7 +39,7 @@ def run(folder: Path, hparams: dict[str, Any], **arguments: Any) -> Path:
                 trial._stop() if step == stop_at else None,
                 progress(step, target),
             )
-        finetune(trial)
+        work(trial)
     return folder
 
 
