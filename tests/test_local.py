@@ -16,7 +16,7 @@ from detsd import local
 from detsd.launcher import environment
 from detsd.local import hide_secrets, run_file
 from tests.conftest import ROOT, read_lines
-from tests.trials import changed, exports, last, rows
+from tests.trials import changed, exports, last, rows, run
 
 RICH = {
     "concepts__flip_p": 0.5,
@@ -112,11 +112,9 @@ def test_processes_split_the_work_and_not_the_result(cli, experiment):
         experiment["hyperparameters"], training__num_sgd_steps=20, training__checkpoint_freq=10
     )
     file = str(cli.write({**experiment, "hyperparameters": longer}))
-    cli(file, "--out", "1")
-    whole = rows(cli.folder / "1")["det-logo"]
-    for count in (2, 3):
-        cli(file, "--out", str(count), "--processes", str(count))
-        assert torch.allclose(rows(cli.folder / str(count))["det-logo"], whole, atol=1e-5)
+    whole = rows(run(cli.folder / "1", longer))["det-logo"]
+    cli(file, "--out", "3", "--processes", "3")
+    assert torch.allclose(rows(cli.folder / "3")["det-logo"], whole, atol=1e-5)
     # A run begun with two goes on with one, and with more than there are samples.
     cli(file, "--out", "mixed", "--processes", "2", "--set", "training.num_sgd_steps=10")
     output = cli(file, "--out", "mixed", "--processes", "5")
@@ -360,7 +358,7 @@ def test_a_folder_without_a_usable_picture_is_refused_before_the_model_is_loaded
 def test_a_warm_start_names_a_run_or_something_that_is_there(cli, experiment):
     file = str(cli.write(experiment))
     assert "--from nowhere/at/all: no such file" in cli(file, "--from", "nowhere/at/all", code=2)
-    cli(file, "--out", "a", "--set", "training.num_sgd_steps=2")
+    run(cli.folder / "a", changed(experiment["hyperparameters"], training__num_sgd_steps=2))
     output = cli(file, "--out", "b", "--from", "a", "--set", "training.num_sgd_steps=2")
     assert "det-logo starts from the checkpoint" in output
     assert "--from is not used" in cli(file, "--out", "b", "--from", "a")
