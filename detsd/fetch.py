@@ -1,17 +1,21 @@
 """Determined checkpoints by their UUID, each downloaded once and kept on this machine."""
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
 from detsd.concepts import ConceptError
 from detsd.reason import reason
 
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 CACHE = Path(".cache") / "detsd" / "checkpoints"  # below the home folder
 
 
 def fetch_checkpoint(uuid: str) -> Path:
     """Return the checkpoint's folder, downloaded when it is first asked for."""
+    if not UUID.fullmatch(uuid):
+        raise ConceptError(f"{uuid}: no such file or folder, nor the UUID of a checkpoint")
     folder = Path.home() / CACHE / uuid
     if folder.is_dir():
         return folder

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from detsd.fetch import fetch_checkpoint
-from detsd.imagestore import HERE, IMAGES, INDEX, Record, line, read_records
+from detsd.imagestore import HERE, IMAGES, INDEX, Record, read_records, write_index
 from detsd.page import write_page
-from detsd.storage import StorageError, write_whole
+from detsd.storage import StorageError
 
 
 def gather(source: str, folder: Path) -> Path:
@@ -44,7 +44,7 @@ def _gather(last: Path, name: str, find: Callable[[str], Path], folder: Path) ->
 
 
 def _list(records: Sequence[Record], folder: Path) -> Path:
-    write_whole(folder / INDEX, "".join(map(line, records)))
+    write_index(folder, records)
     return write_page(folder, folder.name)
 
 

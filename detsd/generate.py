@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from tqdm import tqdm
 
 from detsd.concepts import Concept, read_concepts
 from detsd.config import ConfigError, ModelConfig, hub_token
-from detsd.fetch import fetch_checkpoint
+from detsd.fetch import UUID, fetch_checkpoint
 from detsd.model import DTYPES, StableDiffusion, load_model
 from detsd.request import Request, RequestError, Settings
 from detsd.safety import load_safety_checker
@@ -21,7 +20,6 @@ from detsd.sampler import Flag, Tick, check_scheduler, generate
 from detsd.schedulers import known_scheduler
 from detsd.words import named
 
-UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total} images [{elapsed}<{remaining}]"
 
 
@@ -78,6 +76,8 @@ class Pipeline:
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if count < 1:
             raise RequestError(f"count: 1 or more is wanted, found {count}")
+        if batch_size is not None and batch_size < 1:
+            raise RequestError(f"batch_size: 1 or more is wanted, found {batch_size}")
         arguments = dict(scheduler_kwargs or {})
         settings = Settings(scheduler or self.scheduler, arguments, steps, size)
         rows = zip(

@@ -15,7 +15,7 @@ from detsd.imagestore import ImageStore, Record, open_store
 from detsd.page import write_page
 from detsd.png import encode
 from detsd.sheets import show_sheets
-from detsd.studio import Job, Studio, check_schedulers, list_jobs, open_studio
+from detsd.studio import Job, Studio, check_jobs, list_jobs, open_studio
 from detsd.trial import Trial, run_trial
 from detsd.vocabulary import read_vocabularies
 
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 16  # images between two looks at whether to stop, where the batch is as large as fits
 PATIENCE = 300.0  # seconds between checkpoints, where save_freq does not say
+TITLE = "images"  # of a checkpoint's page
 Drawn = list[tuple[Record, bytes]]
 
 
@@ -31,23 +32,22 @@ def generate_grid(trial: Trial) -> None:
     config = read(GridConfig, trial.hparams)
     vocabularies = read_vocabularies(config)
     jobs = list_jobs(config, vocabularies, trial.slots)
-    check_schedulers(config, jobs)
-    with trial.restore() as checkpoint:
-        known = (checkpoint.path, checkpoint.id) if checkpoint else (None, "")
-        # The YAML of a point, as the earlier example has it, keeps its last checkpoint alone.
-        whole = config.sweep is None
-        store = open_store(trial.folder, *known, whole=whole) if trial.is_chief else None
-    there = trial.ask(lambda: store.ids if store else set())
-    missing = [job for job in jobs if job.id not in there]
+    check_jobs(config, vocabularies, jobs)
+    keeper = open_keeper(trial, jobs)
+    missing = [job for job in jobs if job.id not in keeper.there]
     log.info("%d images, %d of them to be made", len(jobs), len(missing))
-    keeper = Keeper(trial, store, len(jobs), len(jobs) - len(missing))
     if missing:
+        if config.scorer_name_or_path is not None:
+            keeper.say_what_has_no_scores()
         studio = open_studio(config, vocabularies, trial.device)
+        if trial.is_chief:
+            studio.tokenize(jobs)
         if not make(trial, studio, missing, config, keeper):
             log.info("stopped with images left to make: the next start makes them")
             return
-    keeper.finish(is_new=bool(missing))
-    log.info("all %d images are there: nothing is left to do", len(jobs))
+    else:
+        log.info("all %d images are there: nothing is left to do", len(jobs))
+    keeper.finish()
 
 
 def make(
@@ -85,12 +85,16 @@ def _finished(encoding: Sequence[tuple[Record, Future[bytes]]]) -> Drawn:
 class Keeper:
     """Puts what all processes have made into the chief's store, and checkpoints of it."""
 
-    def __init__(self, trial: Trial, store: ImageStore | None, target: int, done: int):
+    def __init__(
+        self, trial: Trial, store: ImageStore | None, jobs: Sequence[Job], saved: tuple[int, str]
+    ):
         self._trial = trial
         self._store = store  # the chief's
-        self._target = target
-        self._done = done
-        self._begun = self._saved = time.monotonic()
+        self._wanted = {job.id for job in jobs}
+        self._step, self._checkpoint = saved
+        self.there = trial.ask(lambda: store.ids & self._wanted if store else set())
+        self._done = len(self.there)
+        self._saved_at = time.monotonic()
         self._estimated = False
 
     def keep(self, drawn: Drawn) -> None:
@@ -102,58 +106,82 @@ class Keeper:
             self._store.add(record, png)
         self._done += len(kept)
         if kept:
-            self._trial.progress(self._done, self._target)
+            self._trial.progress(self._done, len(self._wanted))
             self._estimate(kept)
 
     def due(self, rounds: int, every: int | None) -> bool:
         """Return whether it is time for a checkpoint, the same in every process."""
         if every is not None:
             return rounds % every == 0
-        return self._trial.any(time.monotonic() - self._saved > PATIENCE)
+        return self._trial.any(time.monotonic() - self._saved_at > PATIENCE)
 
-    def save(self) -> None:
-        """Keep what is new as a checkpoint."""
+    def save(self, *, last: bool = False) -> None:
+        """Keep what is new as a checkpoint; with the last one goes what all images score."""
         store, trial = self._store, self._trial
-        self._saved = time.monotonic()
-        steps, unsaved = trial.ask(
-            lambda: (len(store.ids), len(store.unsaved)) if store else (0, 0)
-        )
-        if not unsaved:
+        self._saved_at = time.monotonic()
+        new = trial.ask(lambda: len(store.unsaved) if store else 0)
+        if not new:
             return
-        self._show(steps)
+        # Not the number of images: some may have been thrown away, and made again.
+        self._step += new
+        if store is not None:
+            write_page(store.folder, store.folder.name)
+            show_sheets(trial, store, self._step)
+            if last and (metrics := mean_metrics(self._records(store))):
+                trial.report("validation", self._step, metrics)
 
         def write(folder: Path) -> None:
             assert store is not None
             store.write_checkpoint(folder)
+            write_page(folder, TITLE)
 
-        id = trial.save(steps, write, {"version": __version__})
+        self._checkpoint = trial.save(self._step, write, {"version": __version__})
         if store is not None:
-            store.saved(id)
+            store.saved(self._checkpoint)
 
-    def finish(self, is_new: bool) -> None:
-        """Keep the last ones, report what they score, and say where to look at them."""
-        self.save()
-        if self._store is not None:
-            if is_new and (metrics := mean_metrics(self._store.records)):
-                self._trial.report("validation", self._target, metrics)
-            log.info("look at them: %s", self._write_page(self._store))
+    def finish(self) -> None:
+        """Keep the last ones, and say where to look at them all."""
+        self.save(last=True)
+        if self._store is None:
+            return
+        folder = self._store.folder
+        look = (
+            write_page(folder, folder.name)
+            if self._trial.folder_stays
+            else f"python -m detsd gather {self._checkpoint} --out images"
+        )
+        log.info("to look at them: %s", look)
 
-    def _show(self, step: int) -> None:
-        if self._store is not None:
-            self._write_page(self._store)
-            show_sheets(self._trial, self._store, step)
+    def say_what_has_no_scores(self) -> None:
+        """Warn of images that were drawn when no scorer was named."""
+        records = self._records(self._store) if self._store else []
+        if count := sum(not record["metrics"] for record in records):
+            log.warning("%d images stay without scores: no scorer was named for them", count)
 
-    def _write_page(self, store: ImageStore) -> Path:
-        return write_page(store.folder, store.folder.name)
+    def _records(self, store: ImageStore) -> list[Record]:
+        return [record for record in store.records if record["id"] in self._wanted]
 
     def _estimate(self, kept: Drawn) -> None:
-        left = self._target - self._done
+        left = len(self._wanted) - self._done
         if self._estimated or not left:
             return
         self._estimated = True
-        seconds = (time.monotonic() - self._begun) / len(kept) * left
-        size = sum(len(png) for _, png in kept) / len(kept) * self._target
+        seconds = fmean(record["seconds"] for record, _ in kept) * left / self._trial.size
+        size = fmean(len(png) for _, png in kept) * len(self._wanted)
         log.info("%d left: about %s; all will take %.1f MB", left, duration(seconds), size / 1e6)
+
+
+def open_keeper(trial: Trial, jobs: Sequence[Job]) -> Keeper:
+    """Return what goes on from the images that the trial has."""
+    with trial.restore() as checkpoint:
+        # Another trial's images are that trial's, which may be deleted.
+        own = checkpoint if checkpoint and checkpoint.own else None
+        path, id = (own.path, own.id) if own else (None, "")
+        store = None
+        if trial.is_chief:
+            store = open_store(trial.folder, path, id, whole=not trial.checkpoints_stay)
+            store.arrange({job.id: job.wanted.cell for job in jobs})
+    return Keeper(trial, store, jobs, (own.steps_completed if own else 0, id))
 
 
 def mean_metrics(records: Sequence[Record]) -> dict[str, float]:

@@ -4,10 +4,10 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from detsd.storage import write_whole
+from detsd.storage import StorageError, write_whole
 
 INDEX = "images.jsonl"
 IMAGES = "images"
@@ -29,6 +29,8 @@ class ImageStore:
         self._records = {record["id"]: record for record in records}
         self._unsaved = {id for id, record in self._records.items() if HERE not in record}
         (folder / IMAGES).mkdir(parents=True, exist_ok=True)
+        for part in (folder / IMAGES).glob("*.part"):
+            part.unlink()  # a crash's
         self._write_index()
 
     @property
@@ -52,10 +54,17 @@ class ImageStore:
         part = path.with_suffix(".part")
         part.write_bytes(png)
         part.replace(path)
-        with (self.folder / INDEX).open("a") as index:
+        with (self.folder / INDEX).open("a", encoding="utf-8") as index:
             index.write(line(record))
         self._records[record["id"]] = record
         self._unsaved.add(record["id"])
+
+    def arrange(self, cells: Mapping[str, int]) -> None:
+        """Note the cells that images have now: the grid may have grown since they were made."""
+        for id, cell in cells.items():
+            if id in self._records:
+                self._records[id]["cell"] = cell
+        self._write_index()
 
     def path(self, record: Mapping[str, Any]) -> Path:
         """Return where the image's file lies, if it does."""
@@ -67,7 +76,7 @@ class ImageStore:
         for record in self._next:
             _link(self.path(record), part / record["file"])
         listed = {**self._records, **{one["id"]: _unplaced(one) for one in self._next}}
-        (part / INDEX).write_text("".join(map(line, listed.values())))
+        write_index(part, listed.values())
 
     def saved(self, checkpoint: str) -> None:
         """Note which checkpoint has the new images now."""
@@ -82,17 +91,26 @@ class ImageStore:
         return self.records if self._whole else self.unsaved
 
     def _write_index(self) -> None:
-        write_whole(self.folder / INDEX, "".join(map(line, self._records.values())))
+        write_index(self.folder, self._records.values())
+
+
+def write_index(folder: Path, records: Iterable[Record]) -> None:
+    """Write the folder's index."""
+    write_whole(folder / INDEX, "".join(map(line, records)))
 
 
 def read_records(index: Path) -> list[Record]:
     """Return the index's records, but for a last line that a crash has cut."""
     records = []
-    for line in index.read_text().splitlines() if index.is_file() else ():
+    # As bytes: a cut may lie within a letter.
+    for number, text in enumerate(index.read_bytes().split(b"\n") if index.is_file() else ()):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            record = json.loads(text)
+        except ValueError:
             continue
+        if not _is_sound(record):
+            raise StorageError(f"{index}, line {number + 1}: names no file in the index's folder")
+        records.append(record)
     return records
 
 
@@ -107,7 +125,7 @@ def open_store(
     for record in read_records(checkpoint / INDEX) if checkpoint else ():
         if record["id"] in listed:
             continue
-        if checkpoint and whole:
+        if checkpoint and whole and (checkpoint / record["file"]).is_file():
             (folder / IMAGES).mkdir(parents=True, exist_ok=True)
             _link(checkpoint / record["file"], folder / record["file"])
         records.append({HERE: name, **record})
@@ -115,15 +133,25 @@ def open_store(
 
 
 def line(record: Record) -> str:
-    """Return the record as the index has it."""
-    return json.dumps(record, sort_keys=True, ensure_ascii=False) + "\n"
+    """Return the record as the index has it, in ASCII: some letters of others end a line."""
+    return json.dumps(record, sort_keys=True) + "\n"
 
 
 def _unplaced(record: Record) -> Record:
     return {key: value for key, value in record.items() if key != HERE}
 
 
+def _is_sound(record: Any) -> bool:
+    """Return whether the files that it names can only lie where images do."""
+    if not isinstance(record, dict) or not isinstance(record.get("file"), str):
+        return False
+    file, home = PurePosixPath(record["file"]), str(record.get(HERE, "none"))
+    return not file.is_absolute() and ".." not in file.parts and home == Path(home).name != ".."
+
+
 def _link(source: Path, target: Path) -> None:
+    if target.exists():
+        return
     try:
         os.link(source, target)  # which takes no room; not every disk can
     except OSError:

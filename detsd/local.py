@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from detsd import console
 from detsd.config import ConfigError
 from detsd.launcher import Launcher, locked
 from detsd.plan import Plan, flatten, make_plan
@@ -29,6 +30,8 @@ def run_file(
 ) -> int:
     """Run the experiment of a YAML, or go on with it; return the exit code."""
     plan = make_plan(file, changes, out)
+    if warm_start and plan.draws:
+        raise ConfigError(["--from is for training; `uuids` and the like name a grid's concepts"])
     warm_start = find_checkpoint(warm_start) if warm_start else None
     count = processes or default_processes(plan.experiment.resources.slots_per_trial)
     failed: list[Path] = []
@@ -62,6 +65,7 @@ def say_what_would_run(
     if plan.draws:
         from detsd.preview import preview
 
+        console.hush_loading()
         print(preview(plan.points, slots, count))
 
 

@@ -236,6 +236,9 @@ def _refuse_other_models(name: str, unet: Any) -> None:
             f"{name}: its UNet takes {unet.config.in_channels} channels, as inpainting models do; "
             "a text-to-image model (4 channels) is wanted"
         )
+    if unet.config.time_cond_proj_dim is not None:
+        built_in = "its UNet has guidance built in, as latent consistency models do"
+        raise ModelError(f"{name}: {built_in}; one that is guided from outside is wanted")
 
 
 def _say_what_failed(name: str, error: Exception) -> str:

@@ -1,5 +1,6 @@
 """What a grid will take, found out with a few of its images."""
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,10 +10,10 @@ import torch
 from detsd.config import GridConfig, read
 from detsd.console import duration
 from detsd.png import encode
-from detsd.studio import check_schedulers, list_jobs, open_studio
+from detsd.studio import Job, check_jobs, list_jobs, open_studio
 from detsd.vocabulary import read_vocabularies
 
-TRIED = 4  # images
+TRIED = 8  # images
 
 
 def preview(points: Sequence[Mapping[str, Any]], slots: int, processes: int) -> str:
@@ -22,18 +23,26 @@ def preview(points: Sequence[Mapping[str, Any]], slots: int, processes: int) -> 
     grids = [
         list_jobs(config, known, slots) for config, known in zip(configs, vocabularies, strict=True)
     ]
-    for config, jobs in zip(configs, grids, strict=True):
-        check_schedulers(config, jobs)
+    for config, known, jobs in zip(configs, vocabularies, grids, strict=True):
+        check_jobs(config, known, jobs)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     studio = open_studio(configs[0], vocabularies[0], device)
-    tried = grids[0][:TRIED]
+    tried = grids[0][:: -(-len(grids[0]) // TRIED)]  # of all cells
+    list(studio.draw(tried[:1]))  # the first one is slower than any other
     begun = time.monotonic()
     sizes = [len(encode(image, record)) for record, image in studio.draw(tried)]
-    seconds = (time.monotonic() - begun) / len(tried)
+    seconds = (time.monotonic() - begun) / sum(map(_cost, tried))
     count = sum(map(len, grids))
-    takes = duration(seconds * count / processes)
+    # Processes share a CPU, which one of them keeps busy too.
+    shares = processes if device.type == "cuda" else 1
+    takes = duration(seconds * sum(map(_cost, itertools.chain(*grids))) / shares)
     megabytes = sum(sizes) / len(sizes) * count / 1e6
     return (
         f"{count} images in {sum(len({job.wanted.cell for job in jobs}) for jobs in grids)} cells: "
         f"about {takes} on {processes} × {device.type}, {megabytes:.1f} MB"
     )
+
+
+def _cost(job: Job) -> float:
+    """Return what the image takes, compared with others of its size."""
+    return job.wanted.steps * (2 if job.wanted.guidance_scale > 1 else 1)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from detsd.images import FORMATS, middle, read_image
+from detsd.images import FORMATS, ImageError, middle, read_image
 from detsd.score import Scorer
 
 
@@ -31,6 +31,10 @@ class Rater:
 
 def read_pictures(folders: Sequence[Path], side: int) -> list[Image.Image]:
     """Return the folders' pictures, as small as the model draws."""
-    files = [path for folder in folders for path in sorted(folder.iterdir())]
-    pictures = [read_image(path) for path in files if path.suffix.lower() in FORMATS]
+    pictures: list[Image.Image] = []
+    for folder in folders:
+        files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in FORMATS]
+        if not files:
+            raise ImageError(f"{folder}: no picture in it to compare with")
+        pictures += map(read_image, files)
     return [one.resize((side, side), Image.Resampling.BICUBIC, box=middle(one)) for one in pictures]

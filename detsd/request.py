@@ -55,7 +55,7 @@ def check_requests(
     for size in sizes - {None}:
         _check_size(size, size_unit)
     for text in sorted(texts):
-        _check_words(text, concepts)
+        check_words(text, concepts)
 
 
 def _check_size(size: Any, unit: int) -> None:
@@ -66,7 +66,8 @@ def _check_size(size: Any, unit: int) -> None:
         )
 
 
-def _check_words(text: str, concepts: Mapping[str, int]) -> None:
+def check_words(text: str, concepts: Mapping[str, int]) -> None:
+    """Refuse a `<word>` that is none of the concepts, which have so many vectors each."""
     for found in BRACKETED.finditer(text):
         word = found[0]
         known = [

@@ -55,7 +55,7 @@ def load_safety_checker(
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"{name} names a safety checker that cannot be loaded: {reason(error)}; to draw "
-            "without one, say safety=False"
+            "without one, say load_pipeline(…, safety=False), or take it out of model_index.json"
         ) from error
     if info["missing_keys"]:
         raise ModelError(f"{name}: its safety checker lacks {', '.join(info['missing_keys'])}")

@@ -15,8 +15,8 @@ from detsd.denoise import Prompts, Tick, denoise, size
 from detsd.denoise import build_scheduler as build_scheduler
 from detsd.model import StableDiffusion
 from detsd.request import Request as Request
+from detsd.request import RequestError, check_requests
 from detsd.request import Settings as Settings
-from detsd.request import check_requests
 
 log = logging.getLogger(__name__)
 
@@ -118,9 +118,13 @@ def _try(
     """Return the images; if they do not fit, nothing, and the next batch will be smaller."""
     try:
         return _draw(model, requests, prompts, tick)
-    except torch.OutOfMemoryError:
+    except torch.OutOfMemoryError as error:
         if len(requests) == 1:
-            raise
+            width, height = size(model, requests[0].settings)
+            raise RequestError(
+                f"not even one image of {width} × {height} fits into the memory of {model.device}: "
+                "a smaller width and height are wanted"
+            ) from error
     # Out here the failed attempt's tensors, which the error kept alive, are gone.
     _fitting[model] = len(requests) // 2 * _weight(model, requests[0])
     log.info("out of memory: on with batches of %d", len(requests) // 2)

@@ -19,8 +19,10 @@ def show_sheets(trial: Trial, store: ImageStore, step: int) -> None:
     for record in store.records:
         if store.path(record).is_file():  # another attempt's may lie in a checkpoint only
             cells.setdefault(record["cell"], []).append(record)
-    for cell in sorted({record["cell"] for record in store.unsaved}):
-        shown = sorted(cells[cell], key=lambda record: record["seed"])[:MOST]
+    for new in {record["cell"]: record for record in store.unsaved}.values():
+        # An earlier grid in this folder may have had other cells.
+        alike = [one for one in cells[new["cell"]] if _title(one) == _title(new)]
+        shown = sorted(alike, key=lambda record: record["seed"])[:MOST]
         images = [Image.open(store.path(record)).convert("RGB") for record in shown]
         labels = [f"seed {record['seed']}" for record in shown]
         page = sheet(images, min(COLUMNS, len(images)), _title(shown[0]), labels)
@@ -28,7 +30,7 @@ def show_sheets(trial: Trial, store: ImageStore, step: int) -> None:
 
 
 def _title(record: Record) -> str:
-    concept = f", {record['checkpoint']}" if record["checkpoint"] else ""
+    concept = "".join(f", {checkpoint}" for checkpoint in record["checkpoints"])
     without = f", without {record['negative_prompt']}" if record["negative_prompt"] else ""
     return (
         f"{record['prompt']}{without}: scale {record['guidance_scale']:g}, "

@@ -91,7 +91,7 @@ class FolderStorage:
     def list(self) -> list[Stored]:
         """Read the metadata of every checkpoint here, and keep this trial's."""
         found = [
-            Stored(path.parent.name, _read_metadata(path))
+            Stored(path.parent.name, read_metadata(path))
             for path in self._root.glob(f"*/{METADATA}")
             if not path.parent.name.startswith(".")
         ]
@@ -217,7 +217,8 @@ def open_storage(
     return RemoteStorage(manager, folder / "checkpoints.json", f"{trial_id}-", f"{kind} {where}")
 
 
-def _read_metadata(path: Path) -> dict[str, Any]:
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return what is kept beside a checkpoint's files."""
     # What strangers keep in a shared folder may be anything; ours was written whole.
     try:
         metadata = json.loads(path.read_text())

@@ -8,16 +8,16 @@ import torch
 from PIL import Image
 
 from detsd.config import GridConfig, hub_token
+from detsd.imagestore import Record
 from detsd.model import StableDiffusion, load_model
 from detsd.rating import Rater, read_pictures
-from detsd.request import Request, Settings
+from detsd.request import Request, Settings, check_words
 from detsd.safety import SafetyChecker, load_safety_checker
 from detsd.sampler import check_scheduler, generate
 from detsd.score import load_scorer
 from detsd.sweep import Wanted, identity, wanted_images
 from detsd.vocabulary import Vocabulary
 
-Record = dict[str, Any]
 Vocabularies = Mapping[str | None, Vocabulary]
 
 
@@ -32,22 +32,28 @@ class Job(NamedTuple):
 def list_jobs(config: GridConfig, vocabularies: Vocabularies, slots: int) -> list[Job]:
     """Return every image of the grid, in the order of its cells."""
     pipeline = config.pipeline
-    shared = {
-        "model": pipeline.pretrained_model_name_or_path,
-        "scheduler_kwargs": pipeline.other_scheduler_kwargs,
-        "forward_process": pipeline.forward_process,
-    }
     jobs = []
     for number, one in enumerate(wanted_images(config, slots)):
         vocabulary = vocabularies[one.checkpoint]
         names = vocabulary.names(f"{one.prompt}\n{one.negative_prompt}")
         concepts = {name: vocabulary.known[name].digest for name in names}
+        shared = {
+            "model": pipeline.pretrained_model_name_or_path,
+            "scheduler_kwargs": _arguments(config, one.scheduler),
+            "forward_process": pipeline.forward_process,
+        }
         jobs.append(Job(number, identity(one, concepts, shared), one))
+    assert len({job.id for job in jobs}) == len(jobs)
     return jobs
 
 
-def check_schedulers(config: GridConfig, jobs: Sequence[Job]) -> None:
-    """Refuse arguments that a scheduler does not take, before a model is loaded."""
+def check_jobs(config: GridConfig, vocabularies: Vocabularies, jobs: Sequence[Job]) -> None:
+    """Refuse words that are no concepts, and what a scheduler cannot do; no model is needed."""
+    for prompt, negative_prompt, checkpoint in {
+        (job.wanted.prompt, job.wanted.negative_prompt, job.wanted.checkpoint) for job in jobs
+    }:
+        for text in (prompt, negative_prompt):
+            check_words(text, vocabularies[checkpoint].num_vectors)
     for name, steps in {(job.wanted.scheduler, job.wanted.steps) for job in jobs}:
         settings = Settings(name, _arguments(config, name), steps)
         key = "pipeline.other_scheduler_kwargs"
@@ -71,6 +77,14 @@ class Studio:
         self._rater = rater
         self._checker = checker
 
+    def tokenize(self, jobs: Sequence[Job]) -> None:
+        """Look at all prompts, and so warn of those that are too long."""
+        requests = [self._request(job.wanted) for job in jobs]
+        texts = dict.fromkeys(
+            text for one in requests for text in (one.prompt, one.negative_prompt)
+        )
+        self._model.text.tokenize(list(texts))
+
     def draw(self, jobs: Sequence[Job]) -> Iterator[tuple[Record, Image.Image]]:
         """Yield each image as it is made, with all that is known of it."""
         requests = [self._request(job.wanted) for job in jobs]
@@ -93,8 +107,12 @@ class Studio:
 
     def _record(self, job: Job, image: Image.Image) -> Record:
         one, vocabulary = job.wanted, self._vocabularies[job.wanted.checkpoint]
-        names = vocabulary.names(one.prompt)
+        names = vocabulary.names(f"{one.prompt}\n{one.negative_prompt}")
         sources = [vocabulary.known[name].source for name in names]
+        arguments = {
+            **self._config.pipeline.forward_process,
+            **_arguments(self._config, one.scheduler),
+        }
         plain = vocabulary.plain(one.prompt)
         return {
             "id": job.id,
@@ -106,9 +124,10 @@ class Studio:
             "guidance_scale": one.guidance_scale,
             "steps": one.steps,
             "scheduler": one.scheduler,
+            "scheduler_kwargs": arguments,
             "size": list(image.size),
             "concepts": names,
-            "checkpoint": one.checkpoint or next(iter(sources), None),
+            "checkpoints": list(dict.fromkeys([*filter(None, [one.checkpoint]), *sources])),
             "model": self._config.pipeline.pretrained_model_name_or_path,
             "seconds": round(image.info["seconds"], 3),
             "flags": list(image.info.get("flags", ())),

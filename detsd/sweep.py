@@ -56,7 +56,7 @@ def _of_a_point(config: GridConfig, call: CallConfig, slots: int) -> list[Wanted
 def _of_a_sweep(sweep: SweepConfig, scheduler: str) -> list[Wanted]:
     prompts = [text for prompt in sweep.prompt for text in _filled(prompt, sweep.concept)]
     axes = {
-        "prompt": list(dict.fromkeys(prompts)),
+        "prompt": prompts,
         "negative_prompt": sweep.negative_prompt,
         "checkpoint": sweep.checkpoint or (None,),
         "scheduler": sweep.scheduler or (scheduler,),
@@ -64,11 +64,13 @@ def _of_a_sweep(sweep: SweepConfig, scheduler: str) -> list[Wanted]:
         "guidance_scale": sweep.guidance_scale,
     }
     shared = {"width": sweep.width, "height": sweep.height}
-    cells = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    # A value may be there twice in two spellings, as 1 and "1".
+    distinct = [dict.fromkeys(values) for values in axes.values()]
+    cells = [dict(zip(axes, values, strict=True)) for values in product(*distinct)]
     return [
         Wanted(cell=number, **cell, **shared, seed=seed)  # type: ignore[arg-type]
         for number, cell in enumerate(cells)
-        for seed in sweep.seed
+        for seed in dict.fromkeys(sweep.seed)
     ]
 
 
@@ -85,6 +87,6 @@ def identity(one: Wanted, concepts: Mapping[str, str], shared: Mapping[str, Any]
 
     That is its settings, its concepts' digests, and what it shares with the others: the model.
     """
-    own = {key: value for key, value in one._asdict().items() if key not in ("cell", "checkpoint")}
+    own = {key: value for key, value in one._asdict().items() if key != "cell"}
     text = json.dumps([own, dict(concepts), dict(shared)], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

@@ -1,6 +1,5 @@
 """A trial: Determined's Core API, or something that does the same: restore, report, save, stop."""
 
-import json
 import logging
 import os
 import tempfile
@@ -18,10 +17,11 @@ from torch.utils.tensorboard import SummaryWriter
 from detsd import console
 from detsd.processes import Processes, open_processes
 from detsd.reason import reason
-from detsd.storage import METADATA
+from detsd.storage import METADATA, read_metadata
 
 log = logging.getLogger(__name__)
 
+MANY = 100  # checkpoints, where a user means all of them
 Write = Callable[[Path], None]
 
 
@@ -40,6 +40,9 @@ class Checkpoint(NamedTuple):
 
 class Trial(Processes):
     """What the loop knows of the place it runs in; every process calls, the chief acts."""
+
+    folder_stays = True  # when the trial is over
+    checkpoints_stay = True  # when the experiment is over: all of them, and not the last alone
 
     def __init__(
         self,
@@ -131,6 +134,8 @@ class Trial(Processes):
 class ClusterTrial(Trial):
     """A trial of a Determined experiment."""
 
+    folder_stays = False
+
     def __init__(
         self,
         processes: Processes,
@@ -150,6 +155,8 @@ class ClusterTrial(Trial):
         )
         self._context = context
         self._info = info
+        storage = config.get("checkpoint_storage", {})
+        self.checkpoints_stay = storage.get("save_trial_latest", 1) >= MANY
         self._identity = {
             "trial_id": info.trial.trial_id,
             "experiment_id": info.trial.experiment_id,
@@ -164,7 +171,7 @@ class ClusterTrial(Trial):
             yield None
             return
         with self._context.checkpoint.restore_path(uuid) as path:
-            metadata = read_metadata(path)
+            metadata = read_metadata(path / METADATA)
             # An id is the trial's own on one cluster only; the earlier example kept no cluster's.
             here = {"cluster_id": self._info.cluster_id, **metadata}
             own = all(here.get(key) == self._identity[key] for key in ("trial_id", "cluster_id"))
@@ -208,15 +215,8 @@ class ClusterTrial(Trial):
 def max_length(searcher: Mapping[str, Any]) -> int | None:
     """Return the searcher's length in steps, if it has one."""
     length = searcher.get("max_length")
-    if isinstance(length, Mapping):
-        length = length.get("batches")
-    return int(length) if length else None
-
-
-def read_metadata(checkpoint: Path) -> dict[str, Any]:
-    """Return what Determined keeps beside a checkpoint's files."""
-    path = checkpoint / METADATA
-    return json.loads(path.read_text()) if path.is_file() else {}
+    batches = length.get("batches") if isinstance(length, Mapping) else length
+    return int(batches) if batches else None
 
 
 @contextmanager

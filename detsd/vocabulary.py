@@ -31,6 +31,11 @@ class Vocabulary:
         """Return the concepts that a prompt names."""
         return sorted(named(text, self.known))
 
+    @property
+    def num_vectors(self) -> dict[str, int]:
+        """How many vectors each concept has."""
+        return {name: one.concept.num_vectors for name, one in self.known.items()}
+
     def spoken(self, text: str) -> str:
         """Return the prompt as the model knows it."""
         return reworded(text, {name: one.concept.name for name, one in self.known.items()})
@@ -57,7 +62,7 @@ def read_vocabularies(config: GridConfig) -> dict[str | None, Vocabulary]:
     found: dict[str | None, Vocabulary] = {None: Vocabulary(shared)}
     for number, source in enumerate(config.sweep.checkpoint if config.sweep else ()):
         own = [
-            Known(_called(concept, f"{concept.name}.{number}"), concept.name, source, digest)
+            Known(_numbered(concept, number), concept.name, source, digest)
             for concept in _read(source, file)
             for digest in [_digest(concept)]
         ]
@@ -70,8 +75,9 @@ def _read(source: str, file: str) -> list[Concept]:
     return read_concepts(folder / file if (folder / file).is_file() else folder)
 
 
-def _called(concept: Concept, name: str) -> Concept:
-    return dataclasses.replace(concept, name=name)
+def _numbered(concept: Concept, number: int) -> Concept:
+    bare = concept.name.removesuffix(">")
+    return dataclasses.replace(concept, name=f"{bare}.{number}{concept.name[len(bare) :]}")
 
 
 def _digest(concept: Concept) -> str:

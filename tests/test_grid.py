@@ -12,9 +12,11 @@ from PIL import Image
 
 from detsd.concepts import ConceptError
 from detsd.config import ModelConfig
+from detsd.gather import gather
 from detsd.grid import generate_grid
-from detsd.imagestore import read_records
+from detsd.imagestore import INDEX, read_records
 from detsd.model import load_model
+from detsd.request import RequestError
 from detsd.runfolder import read_metrics
 from tests.trials import last, run
 
@@ -146,9 +148,95 @@ def test_checkpoints_are_compared_under_one_name(grid, tmp_path, checkpoint):
     grid["hyperparameters"]["sweep"] = {**sweep, "checkpoint": [str(first), str(checkpoint)]}
     folder = run(tmp_path / "grid", grid["hyperparameters"], generate_grid)
     one, other = read_records(folder / "images.jsonl")
-    assert {one["checkpoint"], other["checkpoint"]} == {str(first), str(checkpoint)}
+    assert one["checkpoints"] + other["checkpoints"] == [str(first), str(checkpoint)]
     assert one["prompt"] == other["prompt"] == "a det-logo"
     assert np.abs(pixels(folder / one["file"]) - pixels(folder / other["file"])).max() > 0
+
+
+def test_plain_words_are_drawn_for_each_checkpoint(grid, tmp_path, checkpoint):
+    first = sorted(checkpoint.parent.iterdir())[0]
+    del grid["hyperparameters"]["local_checkpoint_paths"]
+    grid["hyperparameters"]["sweep"] = {
+        "prompt": "a photo of a {concept}",
+        "concept": ["det-logo", "brain"],
+        "checkpoint": [str(first), str(checkpoint)],
+        "steps": 2,
+        "seed": [1, "1"],  # the same one
+    }
+    folder = run(tmp_path / "grid", grid["hyperparameters"], generate_grid)
+    records = read_records(folder / "images.jsonl")
+    assert len({one["file"] for one in records}) == len(list((folder / "images").iterdir())) == 4
+    assert [one["checkpoints"] for one in records if "brain" in one["prompt"]] == [
+        [str(first)],
+        [str(checkpoint)],
+    ]
+
+
+def test_another_schedulers_arguments_make_other_images(grid, tmp_path, caplog):
+    caplog.set_level("INFO")
+    hparams = grid["hyperparameters"]
+    hparams["sweep"] = {"prompt": "a", "steps": 3, "seed": 1, "scheduler": ["ddim", "euler"]}
+    arguments = {"timestep_spacing": "trailing"}
+    hparams["pipeline"] |= {"scheduler_name": "ddim", "other_scheduler_kwargs": arguments}
+    folder = run(tmp_path / "grid", hparams, generate_grid)
+    kept = {one["scheduler"]: one["scheduler_kwargs"] for one in read_records(folder / INDEX)}
+    assert kept == {"ddim": arguments, "euler": {}}
+    hparams["pipeline"]["scheduler_name"] = "euler"
+    run(folder, hparams, generate_grid)
+    assert "2 images, 2 of them to be made" in caplog.text
+
+
+def test_a_grid_that_grows_keeps_its_images_in_their_cells(grid, tmp_path):
+    hparams = grid["hyperparameters"]
+    for scales in ([1, 6], [1, 3, 6]):
+        hparams["sweep"] = {"prompt": "a", "steps": 2, "seed": [1], "guidance_scale": scales}
+        folder = run(tmp_path / "grid", hparams, generate_grid)
+    cells = {one["guidance_scale"]: one["cell"] for one in read_records(folder / INDEX)}
+    assert cells == {1: 0, 3: 1, 6: 2}
+    sheets = [path.name for path in sorted(folder.glob("samples/*/*.png"))]
+    assert sheets == ["0000-a-scale-1.png", "0001-a-scale-6.png", "0001-a-scale-3.png"]
+
+
+def test_an_image_thrown_away_is_made_again_and_no_checkpoint_is_lost(grid, tmp_path):
+    hparams = grid["hyperparameters"]
+    hparams["sweep"] = {"prompt": "a", "steps": 2, "seed": [1, 2, 3]}
+    folder = run(tmp_path / "grid", hparams, generate_grid)
+    min((folder / "images").iterdir()).unlink()
+    run(folder, hparams, generate_grid)
+    counts = [len(list(one.glob("images/*"))) for one in sorted(folder.glob("checkpoints/*"))]
+    assert counts == [3, 1] and len(images(folder)) == 3
+    gather(str(last(folder)), tmp_path / "all")
+
+
+def test_scores_are_reported_after_a_crash_at_the_end(
+    grid, tmp_path, scorer_folder, pictures, monkeypatch
+):
+    hparams = grid["hyperparameters"]
+    hparams |= {"scorer_name_or_path": str(scorer_folder), "scorer_img_dirs": str(pictures)}
+    hparams["sweep"] = {"prompt": "a", "steps": 2, "seed": [1, 2]}
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(
+            "detsd.grid.Keeper.finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
+        run(tmp_path / "grid", hparams, generate_grid)
+    hparams["sweep"]["prompt"] = "a"
+    folder = run(tmp_path / "grid", hparams, generate_grid)
+    (reported,) = read_metrics(folder / "metrics.jsonl")
+    assert set(reported["metrics"]) == {"prompt_adherence", "fidelity"}
+
+
+def test_a_concept_in_angle_brackets_is_compared_too(grid, tmp_path, models, hparams):
+    hparams["concepts"]["concept_strs"] = "<cat-toy>"
+    first, *_, second = sorted((run(tmp_path / "cat", hparams) / "checkpoints").iterdir())
+    del grid["hyperparameters"]["local_checkpoint_paths"]
+    sweep = {"prompt": "a <cat-toy>", "steps": 2, "seed": [1]}
+    grid["hyperparameters"]["sweep"] = {**sweep, "checkpoint": [str(first), str(second)]}
+    folder = run(tmp_path / "grid", grid["hyperparameters"], generate_grid)
+    one, other = (pixels(folder / record["file"]) for record in read_records(folder / INDEX))
+    assert np.abs(one - other).max() > 0
+    grid["hyperparameters"]["sweep"]["prompt"] = "a <dog-toy>"
+    with pytest.raises(RequestError, match=r"names <dog-toy>.*its concepts: <cat-toy>\)"):
+        run(tmp_path / "other", grid["hyperparameters"], generate_grid)
 
 
 def test_images_are_scored_where_a_scorer_is_named(grid, tmp_path, scorer_folder, pictures):

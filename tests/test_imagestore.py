@@ -1,5 +1,6 @@
 """Images are kept whole, listed once, and found again after a crash."""
 
+import json
 import shutil
 
 import pytest
@@ -74,6 +75,33 @@ def test_the_last_of_whole_checkpoints_is_enough(tmp_path):
     other.write_checkpoint(tmp_path / "kept" / "three")
     gather(str(tmp_path / "kept" / "three"), tmp_path / "all")
     assert len(list((tmp_path / "all" / "images").glob("*.png"))) == 3
+
+
+def test_an_index_of_any_letters_is_read_as_it_was_written(tmp_path):
+    store = open_store(tmp_path, None, "")
+    letters = "line\u2028separator\u0085next \u96ea"
+    store.add({**record(0), "prompt": letters}, png(0))
+    with (tmp_path / INDEX).open("ab") as file:
+        file.write('{"id": "雪'.encode()[:-1])  # the machine went off within a letter
+    assert [one["prompt"] for one in read_records(tmp_path / INDEX)] == [letters]
+    assert open_store(tmp_path, None, "").ids == {"id0"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"file": "../.profile"}, {"file": "/etc/passwd"}, {"file": 3}, {"kept_in": "../other"}],
+)
+def test_an_index_that_points_elsewhere_is_refused(tmp_path, changes):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / INDEX).write_text(json.dumps({**record(0), **changes}) + "\n")
+    with pytest.raises(StorageError, match="line 1: names no file in the index's folder"):
+        gather(str(tmp_path / "kept"), tmp_path / "all")
+
+
+def test_images_are_in_the_cells_of_the_grid_as_it_is_now(tmp_path):
+    store = filled(open_store(tmp_path, None, ""), range(2))
+    store.arrange({"id1": 4, "id7": 2})
+    assert [one["cell"] for one in read_records(tmp_path / INDEX)] == [0, 4]
 
 
 def test_a_png_says_how_it_was_made(tmp_path):

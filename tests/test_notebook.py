@@ -10,11 +10,10 @@ PRESSED = """
 panel = detsd.panel(pipeline, prompt="a photo of a {concept}", guidance=guidance, steps=2)
 panel.seed.value = 7
 panel.button.click()
-panel.output
 """
 WRONG = """
-panel.prompt.value = "a <cat-toy>"
-panel.button.click()
+other = detsd.panel(pipeline, prompt="a <cat-toy>", steps=2)
+other.button.click()
 """
 BARE = """
 import sys
@@ -58,8 +57,9 @@ def test_the_notebook_runs_from_top_to_bottom(executed):
 
 
 def test_the_panel_draws_and_says_what_is_wrong(executed):
-    outputs = [one["outputs"] for one in widgets(executed) if one.get("outputs")]
-    assert "which this model was not taught" in str(outputs)
+    drawn, said = (one["outputs"] for one in widgets(executed) if one.get("outputs"))
+    assert "image/png" in drawn[0]["data"]
+    assert "which this model was not taught" in str(said)
 
 
 def test_without_widgets_the_panel_says_so(executed):

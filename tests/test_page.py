@@ -37,9 +37,10 @@ def record(number: int, **changes) -> dict:
         "guidance_scale": 7.5,
         "steps": 50,
         "scheduler": "pndm",
+        "scheduler_kwargs": {"steps_offset": 1, "set_alpha_to_one": False},
         "size": [64, 64],
         "concepts": ["det-logo"],
-        "checkpoint": "8f14e45f-ceea-467f-a0e6-2b2b1c2d3e4f",
+        "checkpoints": ["8f14e45f-ceea-467f-a0e6-2b2b1c2d3e4f", "demo/det-logo.safetensors"],
         "model": "demo/model",
         "seconds": 0.25,
         "flags": [],
@@ -176,11 +177,14 @@ def test_a_browser_shows_prompts_as_text_and_copies_what_makes_the_image_again(t
     for (as_yaml, as_python), one in zip(copies, records, strict=True):
         config = read(GridConfig, yaml.safe_load(as_yaml)["hyperparameters"])
         [image] = wanted_images(config, slots=2)
-        shared = image._asdict().keys() & one.keys() - {"cell", "checkpoint"}
+        shared = image._asdict().keys() & one.keys() - {"cell"}
         assert {key: getattr(image, key) for key in shared} == {key: one[key] for key in shared}
         assert [image.width, image.height] == one["size"]
-        assert config.uuids == (one["checkpoint"],)
+        found = (*config.uuids, *map(str, config.local_checkpoint_paths))
+        assert list(found) == one["checkpoints"]
+        assert config.pipeline.other_scheduler_kwargs == one["scheduler_kwargs"]
         nodes = list(ast.walk(ast.parse(as_python)))
         values = {node.value for node in nodes if isinstance(node, ast.Constant)}
-        assert {one[key] for key in ("prompt", "negative_prompt", "checkpoint", "seed")} <= values
+        texts = {one[key] for key in ("prompt", "negative_prompt", "seed")}
+        assert texts | set(one["checkpoints"]) | {"steps_offset", False} <= values
         assert {node.arg for node in nodes if isinstance(node, ast.keyword)} <= known

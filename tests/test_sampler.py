@@ -156,7 +156,7 @@ def test_what_does_not_fit_is_halved_once_and_for_all(load, monkeypatch):
 def test_one_image_that_does_not_fit_is_too_many(load, monkeypatch):
     model = load("sd1")
     Memory(model, monkeypatch, rows=1)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(RequestError, match="not even one image of 16 × 16 fits"):
         list(generate(model, [Request("a", 0, 5.0, PNDM)]))
 
 

@@ -1,13 +1,12 @@
 """What the hyperparameters of a fine-tuning YAML may say."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from detsd.config.concepts import ConceptsConfig
-from detsd.config.hub import folder_or_hub_id
+from detsd.config.hub import ModelName
 from detsd.config.inference import InferenceConfig
 from detsd.config.read import Count, Extra, Integer, Number, Section, Seed
 from detsd.words import named
@@ -35,22 +34,12 @@ NotNegative = Annotated[Number, Field(ge=0)]
 class ModelConfig(Section):
     """Which Stable Diffusion is taught."""
 
-    pretrained_model_name_or_path: Annotated[str, Field(min_length=1)] = (
-        "CompVis/stable-diffusion-v1-4"
-    )
+    pretrained_model_name_or_path: ModelName = "CompVis/stable-diffusion-v1-4"
     """A hub id, or a folder in diffusers' layout."""
     revision: str | None = None
     """A branch, tag or commit on the hub."""
     variant: str | None = None
     """Which weight files to load, as in `fp16`."""
-
-    @field_validator("pretrained_model_name_or_path")
-    @classmethod
-    def _folder_or_hub_id(cls, name: str) -> str:
-        name = folder_or_hub_id(name)
-        if Path(name).is_dir() and not (Path(name) / "unet").is_dir():
-            raise ValueError("the folder holds no model in diffusers' layout (no unet/ in it)")
-        return name
 
 
 class EarlyStopConfig(Section):

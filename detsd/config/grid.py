@@ -1,5 +1,6 @@
 """What the hyperparameters of a generation YAML may say: one point of a grid, or a sweep."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -7,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from detsd.config.finetune import Beta, ModelConfig
-from detsd.config.inference import SCHEDULER_DEFAULTS, SchedulerName, ScorerName
+from detsd.config.hub import ModelName
+from detsd.config.inference import SchedulerName, ScorerName
 from detsd.config.read import Count, Extra, Integer, Listed, Number, Section, Seed
 
 Text = Annotated[str, Field(min_length=1)]
@@ -15,6 +17,7 @@ Steps = Annotated[Integer, Field(ge=1, le=1000)]
 Guidance = Annotated[Number, Field(ge=0)]
 Side = Annotated[Integer, Field(ge=8)]
 BLANK = "{concept}"
+MOST_SEEDS = 1_000_000
 
 
 def _as_seeds(value: Any) -> Any:
@@ -22,6 +25,8 @@ def _as_seeds(value: Any) -> Any:
         return _listed(value)
     if set(value) != {"first", "count"} or not all(type(item) is int for item in value.values()):
         raise ValueError("a list, or the numbers `first` and `count`, are wanted")
+    if value["count"] > MOST_SEEDS:
+        raise ValueError(f"a `count` of at most {MOST_SEEDS} is wanted")
     return tuple(range(value["first"], value["first"] + value["count"]))
 
 
@@ -32,7 +37,7 @@ def _listed(value: Any) -> list[Any]:
 class PipelineConfig(Section):
     """The model, and how its noise is removed."""
 
-    pretrained_model_name_or_path: str = "CompVis/stable-diffusion-v1-4"
+    pretrained_model_name_or_path: ModelName = "CompVis/stable-diffusion-v1-4"
     """A hub id, or a folder in diffusers' layout."""
     learned_embeddings_filename: str = "learned_embeddings_dict.pt"
     """The file with the concepts in a checkpoint of the earlier example."""
@@ -61,11 +66,6 @@ class PipelineConfig(Section):
         """What the config says of the forward process, over the model's own."""
         keys = ("beta_start", "beta_end", "beta_schedule")
         return {key: value for key in keys if (value := getattr(self, key)) is not None}
-
-    @property
-    def scheduler_kwargs(self) -> dict[str, Any]:
-        """The scheduler's arguments: its defaults here, with what the config adds over them."""
-        return {**SCHEDULER_DEFAULTS[self.scheduler_name], **self.other_scheduler_kwargs}
 
 
 class CallConfig(Section):
@@ -122,8 +122,11 @@ class SweepConfig(Section):
             yield "concept", f"no prompt has a {BLANK} for them"
         for axis in cls.model_fields:
             values = [] if isinstance(raw.get(axis), Mapping) else _listed(raw.get(axis))
-            for value in {repr(v) for v in values if values.count(v) > 1}:
-                yield axis, f"{value} is in it twice"
+            for value, count in Counter(map(repr, values)).items():
+                if count > 1:
+                    yield axis, f"{value} is in it twice"
+            if axis != "prompt" and any(BLANK in str(value) for value in values):
+                yield axis, f"{BLANK} is filled in prompts alone"
 
 
 class GridConfig(Section):
@@ -172,7 +175,11 @@ class GridConfig(Section):
             yield "num_batches", "is for call_kwargs; a sweep has its seeds"
         if raw.get("scorer_img_dirs") and not raw.get("scorer_name_or_path"):
             yield "scorer_img_dirs", "scorer_name_or_path is wanted with it"
-        for key in ("local_checkpoint_paths", "scorer_img_dirs"):
+        for key, is_there in (
+            ("local_checkpoint_paths", Path.exists),
+            ("scorer_img_dirs", Path.is_dir),
+        ):
             for path in _listed(raw.get(key)):
-                if not Path(str(path)).exists():
-                    yield key, f"no such file or folder: {path}"
+                if not is_there(Path(str(path))):
+                    kind = "folder" if is_there is Path.is_dir else "file or folder"
+                    yield key, f"no such {kind}: {path}"

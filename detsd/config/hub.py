@@ -3,6 +3,9 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 log = logging.getLogger(__name__)
 
@@ -34,3 +37,13 @@ def folder_or_hub_id(name: str) -> str:
     if looks_like_a_path and not folder.is_dir():
         raise ValueError("no such folder")
     return str(folder) if folder.is_dir() else name
+
+
+def _model(name: str) -> str:
+    name = folder_or_hub_id(name)
+    if Path(name).is_dir() and not (Path(name) / "unet").is_dir():
+        raise ValueError("the folder holds no model in diffusers' layout (no unet/ in it)")
+    return name
+
+
+ModelName = Annotated[str, Field(min_length=1), AfterValidator(_model)]
