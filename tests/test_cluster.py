@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from detsd.imagestore import read_records
 from tests.conftest import ROOT
 from tests.trials import changed
 
 # A process of a trial, as the launcher inside a container would start it.
 PROCESS = """
 import json, os
+from importlib import import_module
 from determined import _info
 spec = json.loads(os.environ["TRIAL"])
 _info._info = _info.ClusterInfo(
@@ -27,8 +29,7 @@ _info._info = _info.ClusterInfo(
     rendezvous_info=_info.RendezvousInfo(["127.0.0.1"], 0, [len(spec["cluster"]["slot_ids"])]),
     resources_info=_info.ResourcesInfo([]),
 )
-from detsd.finetune import main
-main()
+import_module(spec["module"]).main()
 """
 
 
@@ -100,11 +101,13 @@ def run_trial(
     run_id: int = 1,
     latest: str | None = None,
     slots: int = 1,
+    module: str = "detsd.finetune",
 ) -> str:
     storage = folder / "storage"
     storage.mkdir(exist_ok=True)
     allocation = f"a-{uuid.uuid4().hex}"
     spec = {
+        "module": module,
         "cluster": {
             "master_url": master.url,
             "cluster_id": "cluster",
@@ -209,6 +212,30 @@ def test_another_trials_checkpoint_starts_a_trial_at_step_0(master, hparams, tmp
     name = "det-logo.safetensors"
     before, after = exported(tmp_path, source)[name], exported(tmp_path, saved)[name]
     assert before[-512:] == after[-512:]  # the vectors; the header says another step
+
+
+def test_a_grids_last_checkpoint_has_all_images_where_the_others_are_deleted(
+    master, models, tmp_path
+):
+    hparams = {
+        "pipeline": {"pretrained_model_name_or_path": str(models["sd1"])},
+        "sweep": {"prompt": "a", "steps": 2, "seed": [1, 2, 3, 4]},
+        "batch_size": 1,
+        "save_freq": 1,
+    }
+    arguments = {"module": "detsd.grid"}
+    run_trial(master, hparams, tmp_path, slots=2, **arguments)
+    first = master.checkpoints()
+    assert [one["metadata"]["steps_completed"] for one in first] == [2, 4]
+    hparams["sweep"]["seed"] = {"first": 1, "count": 6}
+    latest = first[-1]["uuid"]
+    said = run_trial(master, hparams, tmp_path, run_id=2, latest=latest, **arguments)
+    assert "6 images, 2 of them to be made" in said
+    last = master.checkpoints()[-1]
+    assert f"python -m detsd gather {last['uuid']}" in said
+    kept = tmp_path / "storage" / last["uuid"]
+    assert (kept / "index.html").is_file()
+    assert len(list((kept / "images").iterdir())) == len(read_records(kept / "images.jsonl")) == 6
 
 
 def exported(folder: Path, checkpoint: dict[str, Any]) -> dict[str, bytes]:

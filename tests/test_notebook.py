@@ -2,7 +2,6 @@
 
 import nbclient
 import nbformat
-import pytest
 
 from tests.conftest import ROOT
 
@@ -22,9 +21,8 @@ assert detsd.panel(pipeline) is None
 """
 
 
-@pytest.fixture(scope="module")
-def executed():
-    """The notebook with its outputs, and some cells of ours after its own."""
+def execute():
+    """Return the notebook with its outputs, and some cells of ours after its own."""
     notebook = nbformat.read(ROOT / "textual_inversion.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)
     notebook.cells += [nbformat.v4.new_code_cell(source) for source in (PRESSED, WRONG, BARE)]
@@ -51,18 +49,13 @@ def widgets(notebook):
     return [one["state"] for one in states.values()]
 
 
-def test_the_notebook_runs_from_top_to_bottom(executed):
+def test_the_notebook_runs_from_top_to_bottom_and_its_panel_draws():
+    executed = execute()
     assert shown(executed, "image/png") >= 5
     assert shown(executed, "application/vnd.jupyter.widget-view+json") >= 1
-
-
-def test_the_panel_draws_and_says_what_is_wrong(executed):
     drawn, said = (one["outputs"] for one in widgets(executed) if one.get("outputs"))
     assert "image/png" in drawn[0]["data"]
     assert "which this model was not taught" in str(said)
-
-
-def test_without_widgets_the_panel_says_so(executed):
     assert "There are no widgets here" in str(executed.cells[-1].outputs)
 
 
