@@ -5,8 +5,7 @@ comes. Both do all of it in a process of their own, from starting Python to the 
 """
 
 import argparse
-import resource
-import shutil
+import os
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ def main() -> None:
     if arguments.plain:
         draw_plainly(arguments.plain, arguments.seeds)
         return
+    seconds = {}
     with tempfile.TemporaryDirectory() as scratch:
         folders = {name: Path(scratch) / name for name in ("plain", "ours")}
         seeds = f"sweep.seed={{first: 0, count: {arguments.seeds}}}"
@@ -41,21 +41,21 @@ def main() -> None:
             "plain": ["benchmarks.generation", "--plain", str(folders["plain"]), *seeds_of_plain],
             "ours": ["detsd", "run", FILE, "--set", seeds, *own],
         }
-        seconds = {name: timed(command) for name, command in commands.items()}
         for name, folder in folders.items():
+            seconds[name], peak = run(commands[name])
             count = len(list(folder.glob("images/*.png")))
-            print(f"{name:6} {count} images in {seconds[name]:.1f} s")
-        shutil.rmtree(scratch, ignore_errors=True)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+            print(f"{name:6} {count} images in {seconds[name]:.1f} s, at most {peak:.0f} MiB")
     print(f"the plain way takes {seconds['plain'] / seconds['ours']:.2f} × as long")
-    print(f"the largest process took {peak:.0f} MiB")
 
 
-def timed(command: list[str]) -> float:
-    """Run the module, and return how long it took."""
+def run(command: list[str]) -> tuple[float, float]:
+    """Run the module; return its seconds, and the MiB of the largest process."""
     begun = time.monotonic()
-    subprocess.run([sys.executable, "-m", *command], check=True, stdout=subprocess.DEVNULL)
-    return time.monotonic() - begun
+    process = subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{command} failed")
+    return time.monotonic() - begun, used.ru_maxrss / 1024
 
 
 def draw_plainly(folder: Path, seeds: int) -> None:
