@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from detsd import __version__
+from detsd.clustertrial import run_trial
 from detsd.config import FinetuneConfig, read
 from detsd.data import read_examples
 from detsd.meter import Meter
@@ -14,7 +15,7 @@ from detsd.resume import write_state
 from detsd.run import Run, prepare, target_step
 from detsd.sampler import check_scheduler
 from detsd.samples import Drawn, missing_samples, names_no_concept, sample_settings
-from detsd.trial import Trial, run_trial
+from detsd.trial import Trial
 from detsd.validation import conclude, validate
 
 log = logging.getLogger(__name__)

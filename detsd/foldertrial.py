@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from detsd.processes import Processes, open_processes
+from detsd.retry import keep_trying
 from detsd.runfolder import METRICS, identify, open_checkpoints, read_metrics
 from detsd.storage import METADATA, Storage, write_whole
 from detsd.trial import Checkpoint, Trial, Write, max_length
@@ -105,7 +106,9 @@ class FolderTrial(Trial):
             write(part)
             text = json.dumps({**metadata, "trial_id": self._trial_id}, indent=2)
             (part / METADATA).write_text(text)
-            id = self._checkpoints.put(f"step-{step:06d}", part)
+            id = keep_trying(
+                lambda: self._checkpoints.put(f"step-{step:06d}", part), lambda: self._stopping
+            )
         log.info("step %d: saved as checkpoint %s", step, id)
         return id
 

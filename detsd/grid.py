@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from detsd import __version__
+from detsd.clustertrial import run_trial
 from detsd.config import GridConfig, read
 from detsd.console import duration
 from detsd.imagestore import ImageStore, Record, open_store
@@ -16,7 +17,7 @@ from detsd.page import write_page
 from detsd.png import encode
 from detsd.sheets import show_sheets
 from detsd.studio import Job, Studio, check_jobs, list_jobs, open_studio
-from detsd.trial import Trial, run_trial
+from detsd.trial import Trial
 from detsd.vocabulary import read_vocabularies
 
 log = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from detsd.reason import reason
 
 METADATA = "metadata.json"
+NAMES = ("type", "bucket", "container", "container_path", "host_path", "prefix", "endpoint_url")
 
 
 class StorageError(ValueError):
@@ -143,7 +144,7 @@ class RemoteStorage:
     def put(self, name: str, part: Path) -> str:
         """Upload the folder; it counts from when the list names it."""
         id = f"{self._prefix}{name}"
-        with self._named("written to"):
+        with named("written to", self._place):
             self._manager.upload(part, id)
         metadata = json.loads((part / METADATA).read_text())
         others = [stored for stored in self.list() if stored.id != id]
@@ -161,19 +162,19 @@ class RemoteStorage:
     def open(self, id: str) -> Iterator[Path]:
         """Download the checkpoint."""
         with tempfile.TemporaryDirectory() as folder:
-            with self._named("read from"):
+            with named("read from", self._place):
                 self._manager.download(id, folder)
             yield Path(folder)
 
     def delete(self, id: str) -> None:
         """Remove the checkpoint there, and then from the list."""
-        with self._named("deleted from"):
+        with named("deleted from", self._place):
             self._manager.delete(id, ["**/*"])
         self._write_list([stored for stored in self.list() if stored.id != id])
 
     def check(self) -> None:
         """Write a small file and remove it."""
-        with self.scratch() as part, self._named("written to"):
+        with self.scratch() as part, named("written to", self._place):
             (part / "check.txt").write_text("detsd")
             self._manager.upload(part, f"{self._prefix}check")
             self._manager.delete(f"{self._prefix}check", ["**/*"])
@@ -184,15 +185,6 @@ class RemoteStorage:
 
     def _write_list(self, entries: Sequence[Stored]) -> None:
         write_whole(self._index, json.dumps(entries, indent=2))
-
-    @contextmanager
-    def _named(self, deed: str) -> Iterator[None]:
-        try:
-            yield
-        # Each kind of storage fails in its own way; the place is what the user has to know.
-        except Exception as error:
-            message = f"checkpoints cannot be {deed} {self._place}: {reason(error)}"
-            raise StorageError(message) from error
 
 
 def open_storage(
@@ -207,14 +199,24 @@ def open_storage(
     if kind == "shared_fs":
         root = Path(place["host_path"]) / place.get("storage_path", "")
         return FolderStorage(root, trial_id, f"{trial_id}-")
-    where = " ".join(
-        str(place[key]) for key in ("bucket", "container", "endpoint_url") if key in place
-    )
-    try:
+    with named("kept in", name_place(place)):
         manager = build_manager(dict(place))
+    return RemoteStorage(manager, folder / "checkpoints.json", f"{trial_id}-", name_place(place))
+
+
+def name_place(place: Mapping[str, Any]) -> str:
+    """Return which storage a YAML's `checkpoint_storage` names, and nothing of its secrets."""
+    return " ".join(str(place[key]) for key in NAMES if place.get(key))
+
+
+@contextmanager
+def named(deed: str, place: str) -> Iterator[None]:
+    """Let what fails in here say which storage it is that has failed."""
+    try:
+        yield
+    # Each kind of storage fails in its own way; the place is what the user has to know.
     except Exception as error:
-        raise StorageError(f"{kind} storage {where} cannot be used: {error}") from error
-    return RemoteStorage(manager, folder / "checkpoints.json", f"{trial_id}-", f"{kind} {where}")
+        raise StorageError(f"checkpoints cannot be {deed} {place}: {reason(error)}") from error
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

@@ -10,11 +10,11 @@ LEVELS = (
     {"reason"},
     {
         *("", "words", "concepts", "loss", "gallery", "images", "console", "storage", "processes"),
-        *("score", "schedulers", "png"),
+        *("score", "schedulers", "png", "retry"),
     },
     {"config", "tokens", "request", "trial", "runfolder", "page", "imagestore", "rating"},
     {"launcher", "prompts", "text", "search", "optimization", "meter", "retention", "foldertrial"}
-    | {"leaderboard", "sweep", "sheets", "fetch"},
+    | {"clustertrial", "leaderboard", "sweep", "sheets", "fetch"},
     {"data", "model", "rank", "plan", "gather"},
     {"batches", "denoise", "safety"},
     {"sampler"},
@@ -26,7 +26,7 @@ LEVELS = (
     {"compat", "__main__"},
 )
 HOMES = {
-    "determined": {"trial", "foldertrial", "runfolder", "plan"},
+    "determined": {"clustertrial", "foldertrial", "runfolder", "plan"},
     "diffusers": {"model", "safety"},
     "torchvision": set(),
 }

@@ -180,7 +180,7 @@ def test_a_manager_that_cannot_be_built_is_a_storage_error(tmp_path: Path) -> No
         raise RuntimeError("no credentials")
 
     place = {"type": "s3", "bucket": "models", "secret_key": "hush"}
-    with pytest.raises(StorageError, match="s3 storage models cannot be used: no cred") as caught:
+    with pytest.raises(StorageError, match="kept in s3 models: no cred") as caught:
         open_storage(place, tmp_path, "one", build)
     assert "hush" not in str(caught.value)
 

@@ -1,0 +1,149 @@
+"""A trial of a Determined experiment, by way of Determined's Core API."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import determined
+from determined import core
+
+from detsd import console
+from detsd.processes import Processes, open_processes
+from detsd.reason import reason
+from detsd.retry import keep_trying
+from detsd.storage import METADATA, name_place, named, read_metadata
+from detsd.trial import Checkpoint, Trial, TrialError, Write, max_length
+
+MANY = 100  # checkpoints, where a user means all of them
+
+
+class ClusterTrial(Trial):
+    """A trial of a Determined experiment."""
+
+    folder_stays = False
+
+    def __init__(
+        self,
+        processes: Processes,
+        context: core.Context,
+        info: determined.ClusterInfo,
+        folder: Path,
+    ):
+        config = info.trial._config
+        slots = config.get("resources", {}).get("slots_per_trial") or processes.size
+        super().__init__(
+            processes,
+            info.trial.hparams,
+            slots,
+            max_length(config.get("searcher", {})),
+            Path(context.train.get_tensorboard_path()) / "samples",
+            folder,
+        )
+        self._context = context
+        self._info = info
+        storage = config.get("checkpoint_storage", {})
+        self.checkpoints_stay = storage.get("save_trial_latest", 1) >= MANY
+        self._place = name_place(storage)
+        self._identity = {
+            "trial_id": info.trial.trial_id,
+            "experiment_id": info.trial.experiment_id,
+            "cluster_id": info.cluster_id,
+        }
+
+    @contextmanager
+    def restore(self) -> Iterator[Checkpoint | None]:
+        """Yield the trial's latest checkpoint, or the one that it is to continue from."""
+        uuid = self._info.latest_checkpoint
+        if uuid is None:
+            yield None
+            return
+        with self._context.checkpoint.restore_path(uuid) as path:
+            metadata = read_metadata(path / METADATA)
+            # An id is the trial's own on one cluster only; the earlier example kept no cluster's.
+            here = {"cluster_id": self._info.cluster_id, **metadata}
+            own = all(here.get(key) == self._identity[key] for key in ("trial_id", "cluster_id"))
+            self._first_step = metadata.get("steps_completed", 0) if own else 0
+            yield Checkpoint(path, own, self._first_step, uuid)
+
+    def report(self, group: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Report to the master, which TensorBoard's scalars follow."""
+        if self.is_chief:
+            train = self._context.train
+            send = {
+                "training": train.report_training_metrics,
+                "validation": train.report_validation_metrics,
+            }[group]
+            send(steps_completed=step, metrics=dict(metrics))
+
+    def progress(self, step: int, target: int) -> None:
+        """Move the Web UI's bar."""
+        if self.is_chief:
+            self._context.train.report_progress(step / target)
+
+    def should_stop(self) -> bool:
+        """Ask for preemption; yes is acknowledged at once, so the caller has to leave."""
+        return self.any(self.is_chief and self._context.preempt.should_preempt())
+
+    def shown(self, name: str, step: int) -> bool:
+        """Take it that an earlier attempt, whose files are not here, has shown its pictures."""
+        return 0 < step <= self._first_step
+
+    def tensorboard(self) -> Path:
+        """Return the folder that Determined uploads."""
+        return Path(self._context.train.get_tensorboard_path())
+
+    def _save(self, step: int, write: Write, metadata: dict[str, Any]) -> str:
+        # Written elsewhere first: what is uploaded or copied is complete before it is named.
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder))
+
+            def upload() -> str:
+                with named("written to", self._place):
+                    return self._context.checkpoint.upload(folder, {**metadata, **self._identity})
+
+            preempt = self._context.preempt
+            try:
+                return keep_trying(upload, lambda: preempt.should_preempt(auto_ack=False))
+            except Exception:
+                # Acknowledges, if there is something to: then to leave like this is no failure.
+                preempt.should_preempt()
+                raise
+
+
+@contextmanager
+def open_trial() -> Iterator[Trial]:
+    """Join the trial that this process was started for on a cluster."""
+    info = determined.get_cluster_info()
+    if info is None or info.task_type != "TRIAL":
+        raise TrialError(
+            "no trial of a Determined cluster is going on here; without a cluster run "
+            "`python -m detsd run FILE.yaml`"
+        )
+    with open_processes() as processes:
+        several = core.DistributedContext.from_torch_distributed
+        distributed = several() if processes.size > 1 else None
+        # Alone, the chief can ask whether to stop while the others wait for it.
+        mode = core.PreemptMode.ChiefOnly
+        try:
+            opened = core.init(distributed=distributed, preempt_mode=mode)
+        # It asks a storage with an endpoint what it is; the master's errors are of other kinds.
+        except OSError as error:
+            place = name_place(info.trial._config["checkpoint_storage"])
+            raise TrialError(f"checkpoints cannot be kept in {place}: {reason(error)}") from error
+        with opened as context, tempfile.TemporaryDirectory(prefix="detsd-") as folder:
+            trial = ClusterTrial(processes, context, info, Path(folder))
+            try:
+                yield trial
+            finally:
+                trial.close()
+
+
+def run_trial(work: Callable[[Trial], None]) -> None:
+    """Do the work of an entry point as a process of a trial on a cluster."""
+    console.speak(int(os.environ.get("RANK", 0)))
+    console.hush_loading()
+    with console.errors_in_a_line(), open_trial() as trial:
+        work(trial)
