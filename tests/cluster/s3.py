@@ -219,7 +219,7 @@ def provide_s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, "/dev/null")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")  # of the client itself, within each of ours
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # of the client itself, within each of ours
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, LOOPBACK)
     # Determined asks the endpoint with `requests` what it is, and S3's client does the rest.

@@ -1,0 +1,139 @@
+"""A cluster's trial with checkpoints in S3: over https, through an outage, read by the SDK."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from determined.experimental import client
+
+from detsd.fetch import fetch_checkpoint
+from tests.cluster.agent import Agent, Container
+from tests.cluster.master import CLUSTER, USER, Master
+from tests.cluster.records import COMPLETED, ERROR, QUEUED, Trial
+from tests.cluster.s3 import S3Server, free_ports, provide_s3, provide_server  # noqa: F401
+from tests.trials import changed
+
+PROMPT = {"inference_prompts": ["a det-logo"], "num_inference_steps": 2}
+
+
+@pytest.fixture
+def bucket(s3: S3Server, master: Master, agent: Agent) -> Iterator[S3Server]:
+    """The storage of the cluster, over https, whose containers are told of its authority."""
+    master.defaults["checkpoint_storage"] = s3.place("https")
+    agent.variables = {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_MAX_ATTEMPTS": "1",
+        "AWS_CA_BUNDLE": str(s3.authority),
+        "REQUESTS_CA_BUNDLE": str(s3.authority),
+    }
+    yield s3
+    if not s3.runs:
+        s3.start()
+
+
+@pytest.fixture
+def fetch(
+    master: Master, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Trial], dict[str, bytes]]:
+    """Fetch a trial's last export on another machine, by its UUID, with the SDK."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DET_MASTER", master.url)
+    monkeypatch.setenv("DET_USER", str(USER["username"]))
+    monkeypatch.setenv("DET_PASS", "secret")
+    monkeypatch.setattr(client, "_determined", None)
+
+    def fetch_export(trial: Trial) -> dict[str, bytes]:
+        assert trial.latest is not None
+        export = fetch_checkpoint(trial.latest["uuid"]) / "export"
+        return {path.name: path.read_bytes() for path in export.iterdir()}
+
+    return fetch_export
+
+
+def longer(hparams: dict[str, Any]) -> dict[str, Any]:
+    return changed(hparams, training__num_sgd_steps=60, training__checkpoint_freq=20)
+
+
+def steps(trial: Trial) -> list[int]:
+    return [one["metadata"]["steps_completed"] for one in trial.checkpoints]
+
+
+def wait_for(master: Master, condition: Callable[[], bool]) -> None:
+    with master.changed:
+        assert master.changed.wait_for(condition, 60)
+
+
+def wait_for_attempts(container: Container, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while container.log.count("everything waits, next attempt in") < count:
+        assert time.monotonic() < deadline, container.log
+        time.sleep(0.1)
+
+
+def test_an_outage_and_a_pause_in_the_next_change_nothing(
+    bucket: S3Server, master: Master, agent: Agent, submit: Any, hparams: Any, fetch: Any
+) -> None:
+    hparams = longer(hparams)
+    hparams["inference"] = PROMPT
+    straight = submit(hparams)
+    agent.run(straight, slots=2)
+    assert steps(straight) == [20, 40, 60]
+    shown = bucket.keys(f"{CLUSTER}/tensorboard/experiment/1/trial/1/")
+    assert len([key for key in shown if key.endswith(".png")]) == 4
+    assert any("tfevents" in key for key in shown)
+
+    trial = submit(hparams)
+    container = agent.start(trial, slots=2)
+    wait_for(master, lambda: len(trial.metrics("training")) > 5)  # past step 10, before 20
+    bucket.kill()
+    wait_for_attempts(container, 2)
+    bucket.start()
+    wait_for(master, lambda: 20 in steps(trial))
+    bucket.kill()
+    wait_for_attempts(container, 4)
+    master.preempt(trial)
+    assert agent.finish(container) == 1
+    assert container.allocation.acknowledged
+    assert (trial.state, trial.restarts, steps(trial)) == (QUEUED, 0, [20])
+    assert bucket.place()["secret_key"] not in container.log
+    (line,) = errors(container)
+    assert line.startswith("error: step 40 could not be saved: checkpoints cannot be written to s3")
+
+    bucket.start()
+    agent.run(trial, slots=2)
+    assert (trial.state, steps(trial)) == (COMPLETED, [20, 40, 60])
+    assert fetch(trial) == fetch(straight)
+    assert trial.metrics("validation") == straight.metrics("validation")
+
+
+def errors(container: Container) -> list[str]:
+    return re.findall("^error: .*", container.log, re.MULTILINE)
+
+
+MISTAKES = {
+    "SignatureDoesNotMatch": {"secret_key": "not-the-secret"},
+    "AccessDenied": {"who": "reader"},
+    "NoSuchBucket": {"bucket": "missing"},
+    "Connection refused": {"endpoint_url": f"http://127.0.0.1:{free_ports(1)[0]}"},
+    "CERTIFICATE_VERIFY_FAILED": {"scheme": "https"},
+}
+
+
+@pytest.mark.parametrize("said", MISTAKES)
+def test_a_mistake_is_a_line_that_names_the_storage(
+    said: str, s3: S3Server, master: Master, agent: Agent, submit: Any, hparams: Any
+) -> None:
+    place = s3.place(**MISTAKES[said])
+    master.defaults["checkpoint_storage"] = place
+    agent.variables = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "1"}
+    trial = submit(hparams)
+    container = agent.run(trial)
+    assert trial.state == ERROR
+    (line,) = errors(container)
+    assert f"s3 {place['bucket']} {place['endpoint_url']}: " in line
+    assert said in line
+    assert place["secret_key"] not in container.log
+    assert "Traceback" not in container.log
