@@ -1,5 +1,6 @@
 """A trial of a Determined experiment, by way of Determined's Core API."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -11,11 +12,14 @@ import determined
 from determined import core
 
 from detsd import console
+from detsd.config import hub_variable
 from detsd.processes import Processes, open_processes
 from detsd.reason import reason
 from detsd.retry import keep_trying
 from detsd.storage import METADATA, name_place, named, read_metadata
 from detsd.trial import Checkpoint, Trial, TrialError, Write, max_length
+
+log = logging.getLogger(__name__)
 
 MANY = 100  # checkpoints, where a user means all of them
 
@@ -44,6 +48,7 @@ class ClusterTrial(Trial):
         )
         self._context = context
         self._info = info
+        self._metric = config.get("searcher", {}).get("metric")
         storage = config.get("checkpoint_storage", {})
         self.checkpoints_stay = storage.get("save_trial_latest", 1) >= MANY
         self._place = name_place(storage)
@@ -71,6 +76,8 @@ class ClusterTrial(Trial):
     def report(self, group: str, step: int, metrics: Mapping[str, float]) -> None:
         """Report to the master, which TensorBoard's scalars follow."""
         if self.is_chief:
+            if group == "validation":
+                self._look_for_ranking(metrics)
             train = self._context.train
             send = {
                 "training": train.report_training_metrics,
@@ -94,6 +101,16 @@ class ClusterTrial(Trial):
     def tensorboard(self) -> Path:
         """Return the folder that Determined uploads."""
         return Path(self._context.train.get_tensorboard_path())
+
+    def _look_for_ranking(self, metrics: Mapping[str, float]) -> None:
+        if self._metric not in (None, *metrics):
+            reported = ", ".join(metrics)
+            log.warning(
+                "searcher.metric: %s is not measured, so no checkpoint is the best; this run "
+                "reports %s",
+                *(self._metric, reported),
+            )
+        self._metric = None  # once is enough
 
     def _save(self, step: int, write: Write, metadata: dict[str, Any]) -> str:
         # Written elsewhere first: what is uploaded or copied is complete before it is named.
@@ -122,6 +139,7 @@ def open_trial() -> Iterator[Trial]:
             "no trial of a Determined cluster is going on here; without a cluster run "
             "`python -m detsd run FILE.yaml`"
         )
+    os.environ.update(hub_variable(info.user_data, os.environ))
     with open_processes() as processes:
         several = core.DistributedContext.from_torch_distributed
         distributed = several() if processes.size > 1 else None

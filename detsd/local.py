@@ -16,7 +16,7 @@ from detsd.storage import write_whole
 CONFIG = "config.yaml"
 HIDDEN = "****"
 SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "KEY")
-VARIABLES = ("environment_variables",)
+GROUPS = ("environment_variables", "secrets")  # whose keys' names do not matter
 SECRET_FIELDS = ("access_key", "secret_key", "connection_string", "credential")
 
 
@@ -44,7 +44,7 @@ def run_file(
             # This also gives the folder its identity, before several processes ask for it.
             open_checkpoints(plan.experiment.checkpoint_storage.place, folder).check()
             task = _task(plan, point, folder, warm_start)
-            code = launcher.run(task, count, plan.experiment.environment.variables)
+            code = launcher.run(task, count, plan.experiment.variables)
             if launcher.stopping or (code and not plan.is_random):
                 return code
             if code:
@@ -107,16 +107,16 @@ def hide_secrets(value: Any, key: str = "") -> Any:
     """Return the config without what must not be written down."""
     if isinstance(value, Mapping):
         return {
-            # The variables may come in groups: cpu, cuda, rocm.
-            name: hide_secrets(inner, key if key in VARIABLES else str(name))
+            # The variables may come in groups, too: cpu, cuda, rocm.
+            name: hide_secrets(inner, key if key in GROUPS else str(name))
             for name, inner in value.items()
         }
     if isinstance(value, list):
         return [hide_secrets(inner, key) for inner in value]
-    if key in SECRET_FIELDS and value is not None:
+    if key in (*SECRET_FIELDS, "secrets") and value is not None:
         return HIDDEN
     name, equals, _ = str(value).partition("=")
-    if key in VARIABLES and equals and any(word in name.upper() for word in SECRET_WORDS):
+    if key in GROUPS and equals and any(word in name.upper() for word in SECRET_WORDS):
         return f"{name}={HIDDEN}"
     return value
 

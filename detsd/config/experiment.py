@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from detsd.config.hub import hub_variable
 from detsd.config.read import Count, Integer, Section, Seed
 
 Amount = Annotated[Integer, Field(ge=0)]
@@ -193,12 +194,13 @@ class Experiment(Section):
     """Where its checkpoints go."""
     reproducibility: Reproducibility = Reproducibility()
     """What its searcher draws."""
+    data: Any = None
+    """Whatever else; `secrets.hf_token` is the hub's."""
     name: Any = None
     description: Any = None
     labels: Any = None
     workspace: Any = None
     project: Any = None
-    data: Any = None
     max_restarts: Any = None
     preemption_timeout: Any = None
     bind_mounts: Any = None
@@ -218,3 +220,9 @@ class Experiment(Section):
     perform_initial_validation: Any = None
     checkpoint_policy: Any = None
     data_layer: Any = None
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What its processes find in their environment."""
+        variables = self.environment.variables
+        return variables | hub_variable(self.data, variables)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
@@ -28,6 +28,18 @@ def hub_token(environment: Mapping[str, str]) -> str | bool | None:
         )
     real = [value for value in values.values() if value and value != PLACEHOLDER]
     return real[0] if real else False if PLACEHOLDER in values.values() else None
+
+
+def hub_variable(data: Any, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the YAML's `data.secrets.hf_token`, as the variable in which the hub's client looks.
+
+    Determined hides what lies there; a variable of the YAML is shown in the log of every task.
+    """
+    secrets = data.get("secrets") if isinstance(data, Mapping) else None
+    token = secrets.get("hf_token") if isinstance(secrets, Mapping) else None
+    if not token or (token == PLACEHOLDER and any(map(environment.get, VARIABLES))):
+        return {}
+    return {VARIABLES[0]: str(token)}
 
 
 def folder_or_hub_id(name: str) -> str:
