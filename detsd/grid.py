@@ -34,6 +34,9 @@ def generate_grid(trial: Trial) -> None:
     vocabularies = read_vocabularies(config)
     jobs = list_jobs(config, vocabularies, trial.slots)
     check_jobs(config, vocabularies, jobs)
+    if trial.max_length is not None:
+        # In batches of every slot, as the earlier example counted; `det e create --test` wants one.
+        jobs = jobs[: trial.max_length * (config.at_once or 1) * trial.slots]
     keeper = open_keeper(trial, jobs)
     missing = [job for job in jobs if job.id not in keeper.there]
     log.info("%d images, %d of them to be made", len(jobs), len(missing))
@@ -68,7 +71,9 @@ def make(
             # The last round's files were written while this one's images were drawn.
             keeper.keep(_finished(encoding))
             encoding = [(record, encoder.submit(encode, image, record)) for record, image in made]
-            stopping = number + 1 < rounds and trial.should_stop()
+            if number + 1 == rounds:
+                break  # the last checkpoint is the one with what all images score
+            stopping = trial.should_stop()
             if stopping or keeper.due(number + 1, config.save_freq):
                 keeper.keep(_finished(encoding))
                 encoding = []

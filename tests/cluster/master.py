@@ -5,6 +5,7 @@ import io
 import json
 import re
 import tarfile
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -77,7 +78,7 @@ class Master(Rules):
         """Answer nothing more, and leave no poll hanging."""
         with self.changed:
             for allocation in self.allocations.values():
-                allocation.preempted = True
+                allocation.preempted_at = time.monotonic()
             self.changed.notify_all()
         self._server.shutdown()
         self._server.server_close()
@@ -193,7 +194,7 @@ def wait_for_preemption(asked: Asked) -> dict[str, Any]:
 def acknowledge(asked: Asked) -> None:
     if not asked.allocation.preempted or asked.allocation.acknowledged:
         raise RefusedError(400, "nothing to acknowledge")
-    asked.allocation.acknowledged = True
+    asked.allocation.acknowledged_at = time.monotonic()
 
 
 @answers("POST", "/api/v1/trials/{}/metrics", "task")

@@ -24,12 +24,25 @@ class Allocation:
     trial: "Trial"
     slots: int
     id: str = field(default_factory=lambda: f"allocation-{uuid.uuid4().hex}")
-    preempted: bool = False
-    acknowledged: bool = False
+    preempted_at: float | None = None
+    acknowledged_at: float | None = None
 
     @property
     def token(self) -> str:
         return f"session-{self.id}"
+
+    @property
+    def preempted(self) -> bool:
+        return self.preempted_at is not None
+
+    @property
+    def acknowledged(self) -> bool:
+        return self.acknowledged_at is not None
+
+    @property
+    def seconds_to_acknowledge(self) -> float:
+        assert self.preempted_at is not None and self.acknowledged_at is not None
+        return self.acknowledged_at - self.preempted_at
 
 
 @dataclass

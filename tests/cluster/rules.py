@@ -1,6 +1,7 @@
 """Experiments, trials and their attempts. This file knows the rules that the real master keeps."""
 
 import copy
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from threading import Condition
@@ -30,6 +31,7 @@ class Rules:
 
     def __init__(self, storage: Path):
         self.changed = Condition()
+        self.storage = storage
         self.defaults = {
             "checkpoint_storage": {"type": "directory", "container_path": str(storage)},
             "resources": {"slots_per_trial": 1},
@@ -110,7 +112,7 @@ class Rules:
         """Ask for the trial's slots."""
         with self.changed:
             assert trial.allocation is not None
-            trial.allocation.preempted = True
+            trial.allocation.preempted_at = time.monotonic()
             self.changed.notify_all()
 
     def pause(self, experiment: Experiment) -> None:

@@ -1,0 +1,154 @@
+"""What pauses, failures, continues and warm starts do to a trial of training."""
+
+import json
+import time
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from tests.cluster.client import ranking
+from tests.cluster.records import COMPLETED, QUEUED, Trial
+from tests.trials import changed
+
+PROMPT = {"inference_prompts": ["a det-logo"], "num_inference_steps": 2}
+
+
+def longer(hparams: dict[str, Any]) -> dict[str, Any]:
+    return changed(hparams, training__num_sgd_steps=30, training__checkpoint_freq=12)
+
+
+def folder(master, trial: Trial):
+    return master.storage / trial.latest["uuid"]
+
+
+def exported(master, trial: Trial) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder(master, trial) / "export").iterdir()}
+
+
+def vectors(master, trial: Trial, name: str = "det-logo") -> dict[str, torch.Tensor]:
+    return load_file(folder(master, trial) / "export" / f"{name}.safetensors")
+
+
+def steps(trial: Trial) -> list[int]:
+    return [one["metadata"]["steps_completed"] for one in trial.checkpoints]
+
+
+def wait_for_metrics(master, container, count: int) -> None:
+    trial = container.allocation.trial
+    with master.changed:
+        assert master.changed.wait_for(lambda: len(trial.metrics("training")) >= count, 60)
+
+
+def test_a_preempted_trial_goes_on_as_if_nothing_had_happened(master, agent, submit, hparams, det):
+    straight = submit(longer(hparams))
+    agent.run(straight)
+    assert steps(straight) == [12, 24, 30]
+
+    trial = submit(longer(hparams))
+    container = agent.start(trial)
+    wait_for_metrics(master, container, 3)
+    master.preempt(trial)
+    assert agent.finish(container) == 0
+    assert container.allocation.seconds_to_acknowledge < 5
+    assert trial.state == QUEUED
+    (stopped,) = steps(trial)
+    assert 6 <= stopped < 30
+
+    container = agent.run(trial)
+    assert trial.state == COMPLETED
+    assert container.allocation.acknowledged is False
+    assert exported(master, trial) == exported(master, straight)
+    assert trial.metrics("training").keys() >= straight.metrics("training").keys()
+    assert trial.metrics("validation") == straight.metrics("validation")
+
+    # Rescheduled, it has nothing to do.
+    begun, requests = time.monotonic(), len(trial.table)
+    master.go_on(trial.experiment, {})
+    assert "nothing is left to do" in agent.run(trial).log
+    assert time.monotonic() - begun < 10
+    assert (len(trial.table), steps(trial)) == (requests, [stopped, *steps(straight)])
+
+    # `det e continue` keeps the trial, and may change it.
+    keys = {"learning_rate": 0, "num_sgd_steps": 40}
+    training = [f"--config=hyperparameters.training.{key}={value}" for key, value in keys.items()]
+    det("e", "continue", str(trial.experiment.id), *training)
+    before = vectors(master, trial)
+    agent.run(trial)
+    assert steps(trial)[-1] == 40
+    assert all(torch.equal(before[key], value) for key, value in vectors(master, trial).items())
+
+
+def test_a_trial_that_fails_is_restarted_and_reports_nothing_twice(master, agent, submit, hparams):
+    straight = submit(longer(hparams))
+    agent.run(straight)
+    trial = submit(longer(hparams), max_restarts=1)
+    container = agent.start(trial)
+    wait_for_metrics(master, container, 7)  # past the checkpoint of step 12
+    container.kill()
+    assert agent.finish(container) != 0
+    assert (trial.state, trial.restarts, steps(trial)) == (QUEUED, 1, [12])
+    agent.run(trial)
+    assert trial.state == COMPLETED
+    assert exported(master, trial) == exported(master, straight)
+    assert trial.metrics("validation") == straight.metrics("validation")
+    assert [uuid for _, uuid in ranking(trial)]  # save_trial_best has something to go by
+    assert len(ranking(trial)) == 3
+
+
+def test_a_trial_paused_before_its_first_step_begins_again(master, agent, submit, hparams):
+    hparams["inference"] = PROMPT
+    straight = submit(hparams)
+    agent.run(straight, slots=2)
+    trial = submit(hparams)
+    container = agent.start(trial, slots=2)
+    master.preempt(trial)
+    assert agent.finish(container) == 0
+    assert container.allocation.acknowledged and not trial.checkpoints
+    container = agent.run(trial, slots=2)
+    assert trial.state == COMPLETED
+    assert exported(master, trial) == exported(master, straight)
+
+
+def test_a_trial_that_is_about_to_end_acknowledges_nothing(master, agent, submit, hparams):
+    trial = submit(changed(hparams, training__num_sgd_steps=1))
+    container = agent.start(trial)
+    master.preempt(trial)
+    assert agent.finish(container) == 0
+    assert (trial.state, container.allocation.acknowledged) == (COMPLETED, False)
+
+
+def test_a_test_runs_one_step(master, agent, submit, hparams):
+    """`det e create --test` says no more than this."""
+    searcher = {"name": "single", "metric": "loss", "max_length": {"batches": 1}}
+    trial = submit(hparams, searcher=searcher | {"metric": "accuracy"})
+    said = agent.run(trial).log
+    assert steps(trial) == [1]
+    assert "searcher.metric: accuracy is not measured" in said and "reports loss, steps" in said
+
+
+def test_another_trials_checkpoint_starts_a_trial_at_step_0(master, agent, submit, hparams):
+    source = submit(hparams)
+    agent.run(source)
+    # Of another version: nothing of what only its own trial reads can be read.
+    (folder(master, source) / "resume" / "state.pt").write_bytes(b"of version 9")
+    hparams = changed(hparams, training__learning_rate=0, training__num_sgd_steps=2)
+    for key, values in hparams["concepts"].items():
+        hparams["concepts"][key] = [values, values]
+    hparams["concepts"]["concept_strs"] = ["another", "det-logo"]
+    searcher = {"name": "single", "metric": "loss", "source_trial_id": source.id}
+    trial = submit(hparams, searcher=searcher)
+    assert "det-logo starts from the checkpoint" in agent.run(trial).log
+    assert steps(trial) == [2]
+    assert trial.latest["metadata"]["trial_id"] == trial.id
+    assert exported(master, trial).keys() >= {"another.safetensors", "det-logo.safetensors"}
+    before = vectors(master, source)
+    assert all(torch.equal(before[key], value) for key, value in vectors(master, trial).items())
+
+    # As the trial's own it cannot be gone on from, and says so in a line.
+    metadata = folder(master, source) / "metadata.json"
+    assert json.loads(metadata.read_text())["trial_id"] == source.id
+    master.go_on(source.experiment, {"hyperparameters": {"training": {"num_sgd_steps": 8}}})
+    said = agent.run(source).log
+    assert "error: " in said and "remove its checkpoint" in said
+    assert "Traceback" not in said
