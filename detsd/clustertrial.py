@@ -24,6 +24,17 @@ log = logging.getLogger(__name__)
 MANY = 100  # checkpoints, where a user means all of them
 
 
+class FailedUploads(logging.Filter):
+    """Notes that files for TensorBoard did not arrive: Determined says so, and forgets them."""
+
+    any = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass."""
+        self.any |= "Tensorboard files failed" in record.getMessage()
+        return True
+
+
 class ClusterTrial(Trial):
     """A trial of a Determined experiment."""
 
@@ -52,6 +63,8 @@ class ClusterTrial(Trial):
         storage = config.get("checkpoint_storage", {})
         self.checkpoints_stay = storage.get("save_trial_latest", 1) >= MANY
         self._place = name_place(storage)
+        self._failed_uploads = FailedUploads()
+        logging.getLogger("determined.tensorboard").addFilter(self._failed_uploads)
         self._identity = {
             "trial_id": info.trial.trial_id,
             "experiment_id": info.trial.experiment_id,
@@ -102,6 +115,11 @@ class ClusterTrial(Trial):
         """Return the folder that Determined uploads."""
         return Path(self._context.train.get_tensorboard_path())
 
+    def close(self) -> None:
+        """Write out what is still held back; Determined uploads it as it closes."""
+        super().close()
+        self._upload_again()
+
     def _look_for_ranking(self, metrics: Mapping[str, float]) -> None:
         if self._metric not in (None, *metrics):
             reported = ", ".join(metrics)
@@ -113,6 +131,7 @@ class ClusterTrial(Trial):
         self._metric = None  # once is enough
 
     def _save(self, step: int, write: Write, metadata: dict[str, Any]) -> str:
+        self._upload_again()
         # Written elsewhere first: what is uploaded or copied is complete before it is named.
         with tempfile.TemporaryDirectory() as folder:
             write(Path(folder))
@@ -128,6 +147,12 @@ class ClusterTrial(Trial):
                 # Acknowledges, if there is something to: then to leave like this is no failure.
                 preempt.should_preempt()
                 raise
+
+    def _upload_again(self) -> None:
+        if self._failed_uploads.any:
+            self._failed_uploads.any = False
+            for path in sorted(self.tensorboard().rglob("*")):
+                path.touch()  # what is newer than the last upload belongs to the next one
 
 
 @contextmanager
@@ -163,5 +188,5 @@ def run_trial(work: Callable[[Trial], None]) -> None:
     """Do the work of an entry point as a process of a trial on a cluster."""
     console.speak(int(os.environ.get("RANK", 0)))
     console.hush_loading()
-    with console.errors_in_a_line(), open_trial() as trial:
+    with console.errors_in_a_line(), open_trial() as trial, console.errors_at_once():
         work(trial)

@@ -99,7 +99,9 @@ class S3Server:
         while True:
             try:
                 client.put_object(Bucket=BUCKET, Key="ready", Body=b"")
-                client.get_object(Bucket=BUCKET, Key="ready")["Body"].read()
+                # All of it: each disk's part is found again at a moment of its own.
+                for key in self.keys():
+                    client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
                 return
             except (BotoCoreError, ClientError) as error:
                 if time.monotonic() > deadline:

@@ -61,6 +61,14 @@ def steps(trial: Trial) -> list[int]:
     return [one["metadata"]["steps_completed"] for one in trial.checkpoints]
 
 
+def shown(server: S3Server, trial: Trial) -> list[str]:
+    """Return the pictures that TensorBoard finds."""
+    place = f"{CLUSTER}/tensorboard/experiment/{trial.experiment.id}/trial/{trial.id}/"
+    keys = [key.removeprefix(place) for key in server.keys(place)]
+    assert any("tfevents" in key for key in keys)
+    return sorted(key for key in keys if key.endswith(".png"))
+
+
 def wait_for(master: Master, condition: Callable[[], bool]) -> None:
     with master.changed:
         assert master.changed.wait_for(condition, 60)
@@ -73,7 +81,7 @@ def wait_for_attempts(container: Container, count: int) -> None:
         time.sleep(0.1)
 
 
-def test_an_outage_and_a_pause_in_the_next_change_nothing(
+def test_an_outage_costs_its_time_and_no_picture(
     bucket: S3Server, master: Master, agent: Agent, submit: Any, hparams: Any, fetch: Any
 ) -> None:
     hparams = longer(hparams)
@@ -81,9 +89,8 @@ def test_an_outage_and_a_pause_in_the_next_change_nothing(
     straight = submit(hparams)
     agent.run(straight, slots=2)
     assert steps(straight) == [20, 40, 60]
-    shown = bucket.keys(f"{CLUSTER}/tensorboard/experiment/1/trial/1/")
-    assert len([key for key in shown if key.endswith(".png")]) == 4
-    assert any("tfevents" in key for key in shown)
+    pictures = shown(bucket, straight)
+    assert len(pictures) == 4
 
     trial = submit(hparams)
     container = agent.start(trial, slots=2)
@@ -91,22 +98,31 @@ def test_an_outage_and_a_pause_in_the_next_change_nothing(
     bucket.kill()
     wait_for_attempts(container, 2)
     bucket.start()
-    wait_for(master, lambda: 20 in steps(trial))
-    bucket.kill()
-    wait_for_attempts(container, 4)
-    master.preempt(trial)
-    assert agent.finish(container) == 1
-    assert container.allocation.acknowledged
-    assert (trial.state, trial.restarts, steps(trial)) == (QUEUED, 0, [20])
-    assert bucket.place()["secret_key"] not in container.log
-    (line,) = errors(container)
-    assert line.startswith("error: step 40 could not be saved: checkpoints cannot be written to s3")
-
-    bucket.start()
-    agent.run(trial, slots=2)
+    assert agent.finish(container) == 0, container.log
     assert (trial.state, steps(trial)) == (COMPLETED, [20, 40, 60])
     assert fetch(trial) == fetch(straight)
+    assert shown(bucket, trial) == pictures
     assert trial.metrics("validation") == straight.metrics("validation")
+    assert bucket.place()["secret_key"] not in container.log
+
+
+def test_a_pause_in_an_outage_is_acknowledged_and_leaves_the_checkpoint_before(
+    bucket: S3Server, master: Master, agent: Agent, submit: Any, hparams: Any
+) -> None:
+    trial = submit(longer(hparams))
+    container = agent.start(trial)
+    wait_for(master, lambda: 20 in steps(trial))
+    bucket.kill()
+    wait_for_attempts(container, 2)
+    master.preempt(trial)
+    assert agent.finish(container) == 1  # which after an acknowledgement is no failure
+    assert container.allocation.acknowledged
+    assert (trial.state, trial.restarts, steps(trial)) == (QUEUED, 0, [20])
+    (line,) = errors(container)
+    assert line.startswith("error: step 40 could not be saved: checkpoints cannot be written to s3")
+    bucket.start()
+    container = agent.run(trial)
+    assert (trial.state, steps(trial)) == (COMPLETED, [20, 40, 60]), container.log
 
 
 def errors(container: Container) -> list[str]:
