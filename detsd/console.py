@@ -1,15 +1,21 @@
 """What a run says on the terminal: its own lines, errors in a line, no noise of other libraries."""
 
 import errno
+import json
 import logging
+import os
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# Gloo's and NCCL's words for it.
 PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
+PATIENCE = 10.0  # seconds
+FILE_FOR_TORCHRUN = "TORCHELASTIC_ERROR_FILE"
 
 
 def speak(rank: int = 0) -> None:
@@ -45,13 +51,38 @@ def errors_in_a_line(said: Path | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if is_for_users(error):
-            if _is_first(said):
-                print_error(error)
-        # Gloo's and NCCL's words for it: the process that failed says why.
-        elif not any(words in str(error) for words in PEER_IS_GONE):
-            traceback.print_exc()
+        if _is_a_peers(error):
+            if FILE_FOR_TORCHRUN in os.environ:
+                time.sleep(PATIENCE)  # for as long as torchrun has not seen which one failed
+        elif not is_for_users(error) or _is_first(said):
+            _say(error)
         sys.exit(1)
+
+
+@contextmanager
+def errors_at_once() -> Iterator[None]:
+    """As above, but before what is open around it is closed: that takes time, and may be cut."""
+    try:
+        yield
+    except Exception as error:
+        if _is_a_peers(error):
+            raise
+        _say(error)
+        sys.exit(1)
+
+
+def _is_a_peers(error: Exception) -> bool:
+    """Return whether it only says that another process is gone: that one says why."""
+    return any(words in str(error) for words in PEER_IS_GONE)
+
+
+def _say(error: Exception) -> None:
+    text = _marked(error) if is_for_users(error) else "".join(traceback.format_exception(error))
+    print(text.rstrip(), file=sys.stderr, flush=True)
+    # Torchrun's report ends a cluster's log, and has this in it.
+    if path := os.environ.get(FILE_FOR_TORCHRUN):
+        more = {"py_callstack": text, "timestamp": str(int(time.time()))}
+        Path(path).write_text(json.dumps({"message": {"message": text, "extraInfo": more}}))
 
 
 def _is_first(said: Path | None) -> bool:
@@ -73,7 +104,11 @@ def duration(seconds: float) -> str:
 
 def print_error(error: Exception) -> None:
     """Print the message, each of its lines marked."""
-    print(f"error: {error}".replace("\n", "\nerror: "), file=sys.stderr)
+    print(_marked(error), file=sys.stderr)
+
+
+def _marked(error: Exception) -> str:
+    return f"error: {error}".replace("\n", "\nerror: ")
 
 
 def is_for_users(error: Exception) -> bool:

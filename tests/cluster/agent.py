@@ -1,72 +1,18 @@
 """An agent: it starts what the master wants, as in a container. This file knows what one finds."""
 
-import contextlib
+import io
 import json
-import os
-import shutil
-import signal
-import socket
 import subprocess
-import sys
-import tempfile
-import time
+import tarfile
 from pathlib import Path
 from typing import Any
 
 from tests.cluster import client, warm  # noqa: F401  client answers for the master, too
-from tests.cluster.master import CLUSTER, USER, USER_TOKEN, Master
-from tests.cluster.records import QUEUED, Allocation, Experiment, Trial
-from tests.conftest import ROOT
+from tests.cluster.containers import Container, free_ports, surroundings
+from tests.cluster.master import CLUSTER, USER, USER_TOKEN, Master, pack
+from tests.cluster.records import QUEUED, Experiment, Trial
 
-PATCHES = Path(__file__).parent / "container"
-PATIENCE = 120  # seconds for an attempt of a trial
-GRACE = 3  # seconds from a process's failure to the end of the others: as the launcher's
 MODULES = {"detsd.finetune", "detsd.grid"}
-
-
-class Container:
-    """An attempt of a trial that has been started."""
-
-    def __init__(self, allocation: Allocation, folder: Path):
-        self.allocation = allocation
-        self.folder = folder
-        self.scratch = Path(
-            tempfile.mkdtemp(prefix="det-")
-        )  # short: sockets have it in their names
-        self.processes: list[Any] = []
-
-    @property
-    def log(self) -> str:
-        """All that its processes have said."""
-        return (self.folder / "log").read_text()
-
-    def wait(self) -> int:
-        """Return its exit code, when it has one."""
-        deadline = time.monotonic() + PATIENCE
-        while None in (codes := [_code(process) for process in self.processes]):
-            failed = any(codes)
-            if failed or time.monotonic() > deadline:
-                time.sleep(GRACE)  # for the others to fail of themselves
-                self.kill()
-            time.sleep(0.02)
-        self._remove_leftovers()
-        return next((code for code in codes if code), 0)
-
-    def kill(self) -> None:
-        """End all of its processes at once, as an agent does when time is up."""
-        for process in self.processes:
-            with contextlib.suppress(ProcessLookupError):
-                if isinstance(process, subprocess.Popen):
-                    os.killpg(process.pid, signal.SIGKILL)
-                else:
-                    process.kill()
-
-    def _remove_leftovers(self) -> None:
-        # A container's own /tmp goes with it; these names cannot be moved out of this machine's.
-        id = self.allocation.id
-        for folder in (self.scratch, f"/tmp/tensorboard-{id}-0"):
-            shutil.rmtree(folder, ignore_errors=True)
-        Path(f"/tmp/pid_server-{id}").unlink(missing_ok=True)
 
 
 class Agent:
@@ -102,6 +48,7 @@ class Agent:
         """Start an attempt by forks: no launcher, no context, and no time."""
         container = self._make(trial, slots)
         allocation = container.allocation
+        unpack(trial.experiment.files, container.folder / "workdir")
         (module,) = MODULES & set(trial.experiment.config["entrypoint"].split())
         (port,) = free_ports(1)
         variables = self._variables(container)
@@ -193,59 +140,7 @@ class Agent:
         }
 
 
-def surroundings(folder: Path) -> dict[str, str]:
-    """Return what a process finds that has nothing to do with this machine's user."""
-    return {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(PATCHES),
-        "CONTAINER_FOLDER": str(folder),
-        "HOME": str(folder),
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "TOKENIZERS_PARALLELISM": "false",
-        "LC_ALL": "C.UTF-8",
-    }
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
-def _code(process: Any) -> int | None:
-    return process.poll() if isinstance(process, subprocess.Popen) else process.exitcode
-
-
-class CommandLine:
-    """`det`, as a user of this master has it."""
-
-    def __init__(self, master: Master, folder: Path):
-        self.folder = folder
-        self._variables = {
-            **surroundings(folder),
-            "DET_USER": str(USER["username"]),
-            "DET_PASS": "secret",
-        }
-        self._master = master.url
-
-    def __call__(self, *arguments: str, code: int = 0, cwd: Path = ROOT) -> str:
-        """Run a command to its end, and return what it said."""
-        process = self.start(*arguments, cwd=cwd)
-        process.join(PATIENCE)
-        said = (self.folder / "det.log").read_text()
-        assert process.exitcode == code, said
-        return said
-
-    def start(self, *arguments: str, cwd: Path = ROOT) -> Any:
-        """Start a command that goes on by itself."""
-        (self.folder / "det.log").unlink(missing_ok=True)
-        return warm.start(
-            *(warm.det, "--master", self._master, *arguments),
-            variables=self._variables,
-            cwd=cwd,
-            log=self.folder / "det.log",
-        )
+def unpack(files: list[dict[str, Any]], folder: Path) -> None:
+    """Put the context where a container has it."""
+    with tarfile.open(fileobj=io.BytesIO(pack(files))) as archive:
+        archive.extractall(folder, filter="data")

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.agent import Agent, CommandLine
+from tests.cluster.agent import Agent
+from tests.cluster.commandline import CommandLine
 from tests.cluster.master import Master
 from tests.cluster.records import Trial
 

@@ -147,15 +147,20 @@ def _found(table: dict[int, Any], key: int) -> Any:
 @answers("GET", "/api/v1/tasks/{}/context_directory", "task")
 def context_directory(asked: Asked) -> dict[str, Any]:
     assert asked.task is not None
+    return {"b64Tgz": base64.b64encode(pack(asked.task.trial.experiment.files)).decode()}
+
+
+def pack(files: list[dict[str, Any]]) -> bytes:
+    """Return a context as the tar.gz that a container gets."""
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        for file in asked.task.trial.experiment.files:
+    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as archive:
+        for file in files:
             member = tarfile.TarInfo(file["path"])
             content = base64.b64decode(file["content"] or "")
             member.size, member.mode = len(content), file["mode"]
             member.type = bytes([file["type"]])
             archive.addfile(member, io.BytesIO(content))
-    return {"b64Tgz": base64.b64encode(packed.getvalue()).decode()}
+    return packed.getvalue()
 
 
 @answers("GET", "/api/v1/allocations/{}/resources/{}/rendezvous", "task")

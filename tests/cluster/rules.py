@@ -57,8 +57,10 @@ class Rules:
             files = self.experiments[parent].files
         experiment = Experiment(len(self.experiments) + 1, text, config, files, as_json(points))
         if not dry:
-            self.experiments[experiment.id] = experiment
-            self._fill(experiment, source)
+            with self.changed:
+                self.experiments[experiment.id] = experiment
+                self._fill(experiment, source)
+                self.changed.notify_all()
         return experiment
 
     def go_on(self, experiment: Experiment, override: Mapping[str, Any]) -> None:
