@@ -1,5 +1,6 @@
 """`det`. This file knows how its user is logged in."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +15,32 @@ class CommandLine:
 
     def __init__(self, master: Master, folder: Path):
         self.folder = folder
+        self._log = folder / "det.log"
         self._variables = {
             **surroundings(folder),
+            "DET_MASTER": master.url,
             "DET_USER": str(USER["username"]),
             "DET_PASS": "secret",
         }
-        self._master = master.url
 
-    def __call__(self, *arguments: str, code: int = 0, cwd: Path = ROOT) -> str:
+    def __call__(self, *arguments: str, code: int = 0) -> str:
         """Run a command to its end, and return what it said."""
-        process = self.start(*arguments, cwd=cwd)
+        return self._end(self.start(*arguments), code)
+
+    def detsd(self, *arguments: str) -> str:
+        """Run one of ours."""
+        return self._end(self._start(warm.detsd, *arguments), 0)
+
+    def start(self, *arguments: str) -> Any:
+        """Start a command that goes on by itself."""
+        return self._start(warm.det, "--master", self._variables["DET_MASTER"], *arguments)
+
+    def _start(self, work: Callable[..., None], *arguments: str) -> Any:
+        self._log.unlink(missing_ok=True)
+        return warm.start(work, *arguments, variables=self._variables, cwd=ROOT, log=self._log)
+
+    def _end(self, process: Any, code: int) -> str:
         process.join(PATIENCE)
-        said = (self.folder / "det.log").read_text()
+        said = self._log.read_text()
         assert process.exitcode == code, said
         return said
-
-    def start(self, *arguments: str, cwd: Path = ROOT) -> Any:
-        """Start a command that goes on by itself."""
-        (self.folder / "det.log").unlink(missing_ok=True)
-        return warm.start(
-            *(warm.det, "--master", self._master, *arguments),
-            variables=self._variables,
-            cwd=cwd,
-            log=self.folder / "det.log",
-        )

@@ -1,6 +1,7 @@
 """A stand-in for Determined's master. This file knows the requests of trials, SDK and CLI."""
 
 import base64
+import contextlib
 import io
 import json
 import re
@@ -117,17 +118,18 @@ class _Handler(BaseHTTPRequestHandler):
     master: Master
     protocol_version = "HTTP/1.1"
 
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # a killed process's
+            super().handle()
+
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         code, reply = self.master.answer(self.command, self.path, self.headers, body)
         text = json.dumps(reply).encode()
-        try:
-            self.send_response(code)
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-        except OSError:
-            self.close_connection = True  # it was killed while it waited
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
 
     def log_message(self, *_: Any) -> None:
         pass

@@ -37,7 +37,7 @@ def kept(folder: Path) -> list[int]:
 
 
 def test_a_preempted_grid_makes_each_image_once_on_other_slots_too(
-    master, agent, submit, grid, monkeypatch, tmp_path
+    master, agent, submit, grid, det, tmp_path
 ):
     trial = submit(grid, "detsd.grid", **SCORED)
     container = agent.start(trial, slots=1)
@@ -57,10 +57,12 @@ def test_a_preempted_grid_makes_each_image_once_on_other_slots_too(
     assert best == trial.latest["uuid"]
     assert f"python -m detsd gather {best}" in container.log
 
-    # Each image's file lies in one checkpoint alone.
+    # Each image's file lies in one checkpoint alone, and all can be had together.
     files = [Path(name).name for one in trial.checkpoints for name in one["resources"]]
     files = [name for name in files if name.endswith(".png")]
     assert len(files) == len(set(files)) == 24
+    det.detsd("gather", best, "--out", str(tmp_path / "gathered"))
+    assert kept(tmp_path / "gathered") == list(range(1, 25))
 
     # Started again, it makes nothing.
     before = len(trial.checkpoints), len(trial.table)
@@ -95,3 +97,28 @@ def test_a_grids_last_checkpoint_has_all_images_where_the_others_are_deleted(
     folder = master.storage / trial.latest["uuid"]
     assert (folder / "index.html").is_file()
     assert kept(folder) == [1, 2, 3, 4, 5, 6]
+
+
+def test_det_create_makes_a_trial_of_each_point(master, agent, det, models):
+    point = "{prompt: a, num_inference_steps: 2, guidance_scale: {type: categorical, vals: [3, 6]}}"
+    changes = {
+        "searcher": "{name: grid, metric: none}",
+        "max_restarts": "0",
+        "hyperparameters.sweep": "null",
+        "hyperparameters.call_kwargs": point,
+        "hyperparameters.scorer_name_or_path": "null",
+        "hyperparameters.scorer_img_dirs": "[]",
+        "hyperparameters.local_checkpoint_paths": "[]",
+        "hyperparameters.pipeline.pretrained_model_name_or_path": str(models["sd1"]),
+    }
+    changes = [f"--config={key}={value}" for key, value in changes.items()]
+    det("e", "create", "generate_grid.yaml", ".", *changes)
+    (experiment,) = master.experiments.values()
+    done = agent.run_all(experiment, slots=1)
+    assert experiment.state == COMPLETED, done[0].log
+    scales = [trial.hparams["call_kwargs"]["guidance_scale"] for trial in experiment.trials]
+    assert scales == [6, 3]  # as the master has it: from the list's end
+    for trial, scale in zip(experiment.trials, scales, strict=True):
+        records = read_records(master.storage / trial.latest["uuid"] / "images.jsonl")
+        assert [record["guidance_scale"] for record in records] == [scale, scale]
+        assert trial.metrics("validation") == {}

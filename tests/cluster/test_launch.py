@@ -39,6 +39,7 @@ def small(models) -> list[str]:
         hyperparameters__training__checkpoint_freq=12,
         hyperparameters__training__metric_report_freq=1,
         hyperparameters__inference__num_pipeline_calls=1,
+        hyperparameters__inference__inference_prompts="[a det-logo on the moon]",
         hyperparameters__inference__num_inference_steps=2,
         data__secrets__hf_token=TOKEN,
     )

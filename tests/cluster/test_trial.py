@@ -1,13 +1,17 @@
 """What pauses, failures, continues and warm starts do to a trial of training."""
 
 import json
+import shutil
 import time
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.cluster.client import ranking
+from tests.cluster.master import CLUSTER
 from tests.cluster.records import COMPLETED, QUEUED, Trial
 from tests.trials import changed
 
@@ -38,6 +42,31 @@ def wait_for_metrics(master, container, count: int) -> None:
     trial = container.allocation.trial
     with master.changed:
         assert master.changed.wait_for(lambda: len(trial.metrics("training")) >= count, 60)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_trial_reports_saves_and_shows(master, agent, submit, hparams, slots):
+    hparams["inference"] = PROMPT
+    secrets = {"secrets": {"hf_token": "YOUR_HF_AUTH_TOKEN_HERE"}}
+    trial = submit(hparams, resources={"slots_per_trial": 2}, data=secrets)
+    container = agent.run(trial, slots=slots)
+    assert "HF_TOKEN is still the placeholder" in container.log  # so it was read
+    assert [*trial.metrics("training")] == [2, 4, 6]
+    assert [*trial.metrics("validation")] == [0, 2, 4, 6]
+    assert master.count("/progress") == 6
+    assert steps(trial) == [2, 4, 6]
+    assert trial.latest["metadata"]["trial_id"] == trial.id
+    assert "export/det-logo.safetensors" in trial.latest["resources"]
+    ranked = {one["uuid"]: one["metadata"]["steps_completed"] for one in trial.checkpoints}
+    assert [(loss, ranked[uuid]) for loss, uuid in ranking(trial)] == sorted(
+        (trial.metrics("validation")[step]["loss"], step) for step in (2, 4, 6)
+    )  # what `save_trial_best` goes by
+
+    # All of TensorBoard's pictures are there, those of the last step too.
+    path = f"{CLUSTER}/tensorboard/experiment/{trial.experiment.id}/trial/{trial.id}"
+    shown = EventAccumulator(str(master.storage / path), {"images": 0}).Reload()
+    assert [event.step for event in shown.Images("samples/00-a-det-logo")] == [0, 2, 4, 6]
+    assert len([*(master.storage / path).rglob("*.png")]) == 4
 
 
 def test_a_preempted_trial_goes_on_as_if_nothing_had_happened(master, agent, submit, hparams, det):
@@ -92,7 +121,6 @@ def test_a_trial_that_fails_is_restarted_and_reports_nothing_twice(master, agent
     assert trial.state == COMPLETED
     assert exported(master, trial) == exported(master, straight)
     assert trial.metrics("validation") == straight.metrics("validation")
-    assert [uuid for _, uuid in ranking(trial)]  # save_trial_best has something to go by
     assert len(ranking(trial)) == 3
 
 
@@ -144,6 +172,18 @@ def test_another_trials_checkpoint_starts_a_trial_at_step_0(master, agent, submi
     assert exported(master, trial).keys() >= {"another.safetensors", "det-logo.safetensors"}
     before = vectors(master, source)
     assert all(torch.equal(before[key], value) for key, value in vectors(master, trial).items())
+
+    # So does one of the earlier example.
+    earlier = master.storage / "of-the-earlier-example"
+    earlier.mkdir()
+    name = "learned_embeddings_dict.pt"
+    shutil.copy(folder(master, source) / "export" / name, earlier / name)
+    (earlier / "metadata.json").write_text('{"steps_completed": 4, "trial_id": 99}')
+    again = submit(hparams, searcher=searcher | {"source_checkpoint_uuid": earlier.name})
+    again.source = earlier.name
+    agent.run(again)
+    assert steps(again) == [2]
+    assert all(torch.equal(before[key], value) for key, value in vectors(master, again).items())
 
     # As the trial's own it cannot be gone on from, and says so in a line.
     metadata = folder(master, source) / "metadata.json"

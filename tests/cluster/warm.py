@@ -66,3 +66,10 @@ def det(*arguments: str) -> None:
     from determined.cli import cli
 
     cli.main(list(arguments))
+
+
+def detsd(*arguments: str) -> None:
+    """Run the command line of this package."""
+    from detsd import __main__
+
+    sys.exit(__main__.main(list(arguments)))
