@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import ipaddress
 import json
+import os
 import random
 import secrets
 import shutil
@@ -32,8 +33,9 @@ PORTS = ("s3.port.https", *(f"{part}.port{kind}" for part in PARTS for kind in (
 RIGHTS = {"admin": ["Admin", "Read", "Write", "List", "Tagging"], "reader": ["Read", "List"]}
 # Of what the environment may say to an S3 client nothing counts here.
 CLEARED = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
-# The server dies with the pipe, and so with the process that holds its other end.
-UNTIL_END_OF_INPUT = '"$@" & server=$!; read _; kill -9 $server; wait $server'
+# The server dies with the pipe, and so with the process that holds its other end. Its sockets lie
+# in /tmp whatever it is told.
+UNTIL_END_OF_INPUT = '"$@" & server=$!; read _; kill -9 $server; wait $server; rm -f $SOCKETS'
 
 
 class S3Server:
@@ -87,6 +89,7 @@ class S3Server:
     def start(self) -> None:
         """Start the server on its data, and wait until it takes and gives objects."""
         assert self._process is None
+        sockets = [f"/tmp/seaweedfs-*-{port}.sock" for port in self._ports]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 ["sh", "-c", UNTIL_END_OF_INPUT, "sh", str(find_server()), *self._arguments()],
@@ -94,6 +97,7 @@ class S3Server:
                 stdout=log,
                 stderr=log,
                 cwd=self._folder,
+                env={**os.environ, "SOCKETS": " ".join(sockets)},
             )
         client, deadline = self._client(), time.monotonic() + PATIENCE
         while True:
@@ -117,9 +121,6 @@ class S3Server:
             self._process.stdin.close()
             self._process.wait()
             self._process = None
-        for port in self._ports:
-            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
-                left.unlink()
 
     def _client(self) -> Any:
         return boto3.session.Session().client(
