@@ -3,6 +3,7 @@
 #               in its small world: WORDS='a green star'
 # make test     set up, then pass the tests
 # make check    format, lint, types, tests
+# make chaos    trouble for trials on a stand-in cluster: MINUTES=30, SEED=any
 # make logos    draw the demo's pictures again; make world: a sheet of what its model knows
 # make install  only set up: .venv/ with the tested versions
 
@@ -16,7 +17,7 @@ OTHERS := $(if $(PICTURES),--set 'concepts.img_dirs="$(PICTURES)"') \
 	$(if $(FOUND),--set "concepts.initializer_strs=\"$$words\"")
 RUN ?= runs/demo-$(shell printf '%s' '$(PICTURES) $(WORDS)' | cksum | cut -d' ' -f1)
 
-.PHONY: install demo test check logos world
+.PHONY: install demo test check chaos logos world
 
 install: $(INSTALLED)
 
@@ -40,6 +41,9 @@ check: install
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(PYTEST)
+
+chaos: install
+	$(BIN)/python -m tests.cluster.chaos --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED))
 
 logos: install
 	$(BIN)/python -m demo.draw_logos
