@@ -22,6 +22,12 @@ class Agent:
         self.master = master
         self.folder = folder
         self.variables: dict[str, str] = {}  # of every container
+        self._started: list[Container] = []
+
+    def close(self) -> None:
+        """Leave nothing running, and nothing behind."""
+        for container in self._started:
+            container.remove()
 
     def run(self, trial: Trial, *, slots: int | None = None) -> Container:
         """Run one attempt to its end, by a fork for each slot."""
@@ -32,6 +38,7 @@ class Agent:
     def finish(self, container: Container) -> int:
         """Wait for an attempt's end, and tell the master."""
         code = container.wait()
+        container.remove()
         self.master.ended(container.allocation, code)
         return code
 
@@ -96,7 +103,8 @@ class Agent:
         folder = self.folder / allocation.id
         for name in ("info", "workdir", "model"):
             (folder / name).mkdir(parents=True)
-        return Container(allocation, folder)
+        self._started.append(Container(allocation, folder))
+        return self._started[-1]
 
     def _variables(self, container: Container) -> dict[str, str]:
         trial, allocation = container.allocation.trial, container.allocation

@@ -25,9 +25,11 @@ def master(tmp_path: Path) -> Iterator[Master]:
 
 
 @pytest.fixture
-def agent(master: Master, tmp_path: Path) -> Agent:
+def agent(master: Master, tmp_path: Path) -> Iterator[Agent]:
     """What runs the master's trials."""
-    return Agent(master, tmp_path / "agent")
+    agent = Agent(master, tmp_path / "agent")
+    yield agent
+    agent.close()
 
 
 @pytest.fixture

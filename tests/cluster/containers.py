@@ -44,7 +44,6 @@ class Container:
                 time.sleep(GRACE)  # for the others to fail of themselves
                 self.kill()
             time.sleep(0.02)
-        self._remove_leftovers()
         return next((code for code in codes if code), 0)
 
     def kill(self) -> None:
@@ -56,7 +55,10 @@ class Container:
                 else:
                     process.kill()
 
-    def _remove_leftovers(self) -> None:
+    def remove(self) -> None:
+        """End what runs, and remove what lies outside its folder."""
+        if None in map(_code, self.processes):
+            self.kill()
         # A container's own /tmp goes with it; these names cannot be moved out of this machine's.
         id = self.allocation.id
         for folder in (self.scratch, f"/tmp/tensorboard-{id}-0"):

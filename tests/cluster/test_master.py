@@ -12,7 +12,7 @@ from determined.common.api import bindings
 
 from tests.cluster.client import ranking
 from tests.cluster.master import USER_TOKEN, Master
-from tests.cluster.records import COMPLETED, ERROR, OVER, QUEUED, Allocation
+from tests.cluster.records import CANCELED, COMPLETED, ERROR, OVER, QUEUED, Allocation
 
 
 @pytest.fixture
@@ -130,6 +130,11 @@ def test_what_an_exit_code_means(master, attempt):
     master.preempt(trial)
     master.ended(third, 0)
     assert trial.state == COMPLETED
+    master.go_on(trial.experiment, {})
+    fourth = master.allocate(trial)
+    master.kill(trial.experiment)
+    master.ended(fourth, 137)
+    assert trial.experiment.state == CANCELED
 
 
 def test_a_request_bears_the_right_token(master, attempt):
