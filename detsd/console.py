@@ -42,6 +42,12 @@ def hush_loading() -> None:
     transformers_logging.disable_progress_bar()
 
 
+def is_watched() -> bool:
+    """Return whether a person sees what is printed now: on a terminal, or in a notebook."""
+    ipython = sys.modules.get("IPython")
+    return sys.stderr.isatty() or (ipython is not None and ipython.get_ipython() is not None)
+
+
 @contextmanager
 def errors_in_a_line(said: Path | None = None) -> Iterator[None]:
     """End the process with one readable message for what a user can mend.

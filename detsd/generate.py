@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from PIL import Image
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
+from detsd import console
 from detsd.concepts import Concept, read_concepts
 from detsd.config import ConfigError, ModelConfig, hub_token
 from detsd.fetch import UUID, fetch_checkpoint
@@ -67,7 +68,8 @@ class Pipeline:
         A negative prompt, a seed and a guidance are for all prompts or, as a list, one for each;
         an image's seed is that of its prompt + its place among the prompt's. Guidance of 1 or less
         is without any, and without the negative prompt. `size` is (width, height), `batch_size` as
-        many as fit, and `progress` is shown on a terminal, unless they say otherwise.
+        many as fit, and `progress` is shown on a terminal and in a notebook, unless they say
+        otherwise.
 
         A `<word>` in angle brackets that is no concept is refused: a concept was meant that is not
         there. Any other word may be plain English. How an image was made is JSON in its
@@ -92,9 +94,14 @@ class Pipeline:
             for text, negative, first, scale in rows
             for place in range(count)
         ]
-        hidden = None if progress is None else not progress  # None: where there is no terminal
-        with tqdm(total=len(requests), bar_format=BAR, disable=hidden) as bar:
-            made = dict(self.draw(requests, batch_size, tick=bar.update))
+        if progress is None:
+            progress = console.is_watched()
+        with tqdm(total=len(requests), bar_format=BAR, disable=not progress) as bar:
+            # Shares of images may add up to a little more than all of them.
+            def tick(images: float) -> None:
+                bar.update(min(images, len(requests) - bar.n))
+
+            made = dict(self.draw(requests, batch_size, tick=tick))
         return [made[place] for place in range(len(requests))]
 
     def draw(

@@ -35,7 +35,7 @@ def wanted_images(config: GridConfig, slots: int) -> list[Wanted]:
 
 def _of_a_point(config: GridConfig, call: CallConfig, slots: int) -> list[Wanted]:
     first = config.main_process_generator_seed
-    count = (config.at_once or 1) * config.num_batches * slots
+    count = (config.at_once or 1) * config.num_batches * slots * call.num_images_per_prompt
     return [
         Wanted(
             cell=0,

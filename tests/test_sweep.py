@@ -16,6 +16,8 @@ def test_a_point_counts_its_seeds_up_over_batches_and_slots():
     assert [one.seed for one in images] == list(range(7, 27))
     assert {one.guidance_scale for one in images} == {6.0}
     assert {one.cell for one in images} == {0}
+    more = wanted(2, call_kwargs={**call, "num_images_per_prompt": 3}, batch_size=2)
+    assert len({one.seed for one in more}) == 12
 
 
 def test_a_sweep_combines_every_value_with_every_other_and_a_cell_has_its_seeds():

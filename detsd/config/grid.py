@@ -79,6 +79,8 @@ class CallConfig(Section):
     """Denoising steps an image."""
     guidance_scale: Guidance = 7.5
     """How strongly the prompt is followed; 1 and less is without guidance."""
+    num_images_per_prompt: Count = 1
+    """This many times the images."""
     width: Side | None = None
     """In pixels; the model's own when absent."""
     height: Side | None = None
