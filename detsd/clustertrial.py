@@ -4,9 +4,9 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import determined
 from determined import core
@@ -21,6 +21,7 @@ from detsd.trial import Checkpoint, Trial, TrialError, Write, max_length
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 MANY = 100  # checkpoints, where a user means all of them
 
 
@@ -78,7 +79,16 @@ class ClusterTrial(Trial):
         if uuid is None:
             yield None
             return
-        with self._context.checkpoint.restore_path(uuid) as path:
+        restore_path = self._context.checkpoint.restore_path
+        with ExitStack() as stack:
+
+            def fetch() -> Path:
+                with named("read from", self._place):
+                    # Each process its own: then each can try again without the others.
+                    mode = core.DownloadMode.NoSharedDownload
+                    return stack.enter_context(restore_path(uuid, download_mode=mode))
+
+            path = self._wait_out(fetch)
             metadata = read_metadata(path / METADATA)
             # An id is the trial's own on one cluster only; the earlier example kept no cluster's.
             here = {"cluster_id": self._info.cluster_id, **metadata}
@@ -140,13 +150,17 @@ class ClusterTrial(Trial):
                 with named("written to", self._place):
                     return self._context.checkpoint.upload(folder, {**metadata, **self._identity})
 
-            preempt = self._context.preempt
-            try:
-                return keep_trying(upload, lambda: preempt.should_preempt(auto_ack=False))
-            except Exception:
-                # Acknowledges, if there is something to: then to leave like this is no failure.
+            return self._wait_out(upload)
+
+    def _wait_out(self, work: Callable[[], T]) -> T:
+        preempt, is_chief = self._context.preempt, self.is_chief
+        try:
+            return keep_trying(work, lambda: is_chief and preempt.should_preempt(auto_ack=False))
+        except Exception:
+            # Acknowledges, if there is something to: then to leave like this is no failure.
+            if is_chief:
                 preempt.should_preempt()
-                raise
+            raise
 
     def _upload_again(self) -> None:
         if self._failed_uploads.any:
@@ -168,14 +182,21 @@ def open_trial() -> Iterator[Trial]:
     with open_processes() as processes:
         several = core.DistributedContext.from_torch_distributed
         distributed = several() if processes.size > 1 else None
-        # Alone, the chief can ask whether to stop while the others wait for it.
-        mode = core.PreemptMode.ChiefOnly
-        try:
-            opened = core.init(distributed=distributed, preempt_mode=mode)
-        # It asks a storage with an endpoint what it is; the master's errors are of other kinds.
-        except OSError as error:
-            place = name_place(info.trial._config["checkpoint_storage"])
-            raise TrialError(f"checkpoints cannot be kept in {place}: {reason(error)}") from error
+
+        def init() -> core.Context:
+            # Alone, the chief can ask whether to stop while the others wait for it.
+            mode = core.PreemptMode.ChiefOnly
+            try:
+                return core.init(distributed=distributed, preempt_mode=mode)
+            # It asks a storage with an endpoint what it is; the master's errors are other kinds.
+            except OSError as error:
+                place = name_place(info.trial._config["checkpoint_storage"])
+                said = f"checkpoints cannot be kept in {place}: {reason(error)}"
+                raise TrialError(said) from error
+
+        # A storage that never worked may be misspelt; one that did is away for a while.
+        is_new = info.latest_checkpoint is None
+        opened = keep_trying(init, lambda: is_new)
         with opened as context, tempfile.TemporaryDirectory(prefix="detsd-") as folder:
             trial = ClusterTrial(processes, context, info, Path(folder))
             try:

@@ -21,9 +21,9 @@ from tests.cluster.records import COMPLETED
 from tests.cluster.subject import Subject
 from tests.tiny_model import build
 
-ACTS = {"pause": 5, "kill a rank": 4, "kill the launcher": 4, "kill S3": 3, "stop": 1}  # how often
+ACTS = {"pause": 5, "kill a rank": 4, "kill the launcher": 4, "kill S3": 4, "stop": 1}  # how often
 TAKEN_BACK = ("activate", "start S3", "continue")
-BETWEEN = (2.0, 10.0)  # seconds from an act to the next
+BETWEEN = (2.0, 14.0)  # seconds from an act to the next
 UNDONE_AFTER = (0.0, 12.0)  # seconds to the act that takes it back
 CONTINUED = 0.6  # of the finished trials
 COLUMNS = ("trials", "compared", "starts", "failed", "most restarts", "checkpoints", "images")
@@ -87,16 +87,14 @@ class Chaos:
             "kill S3": self._cluster.break_storage,
             "stop": subject.stop,
         }
-        where = subject.where
-        if not acts[kind]():
-            return
-        if kind == "kill S3":
-            self._note(kind, None)
-            self._take_back("start S3", None, self._cluster.mend_storage)
-            return
-        self._note(kind, subject, where)
-        if kind == "pause":
-            self._take_back("activate", subject, subject.activate)
+        back = {
+            "pause": ("activate", subject, subject.activate),
+            "kill S3": ("start S3", None, self._cluster.mend_storage),
+        }
+        if acts[kind]():
+            self._note(kind, None if kind == "kill S3" else subject)
+            if kind in back:
+                self._take_back(*back[kind])
 
     def _tend(self) -> None:
         now = time.monotonic()
@@ -139,10 +137,9 @@ class Chaos:
         moment = time.monotonic() + self._draw.uniform(*UNDONE_AFTER)
         self._due.append(Due(moment, kind, subject, act))
 
-    def _note(self, kind: str, subject: Subject | None, where: str | None = None) -> None:
+    def _note(self, kind: str, subject: Subject | None) -> None:
         self.done[kind] += 1
-        of = f" {subject.name} ({where or subject.where})" if subject else ""
-        self._say(f"- {kind}{':' if of else ''}{of}")
+        self._say(f"- {kind}: {subject.name} ({subject.where})" if subject else f"- {kind}")
 
     def _say(self, text: str) -> None:
         print(f"{time.monotonic() - self._began:7.1f} s  {text}", flush=True)

@@ -12,7 +12,7 @@ from tests.cluster.containers import Container
 from tests.cluster.jobs import Job
 from tests.cluster.records import COMPLETED, OVER, QUEUED
 
-# What may end an attempt that finds no storage as it starts, or as it reads its checkpoint.
+# An outage may end an attempt as it starts or reads its checkpoint, and not as it writes one.
 NO_STORAGE = re.compile("error: checkpoints cannot be |Checkpoint storage validation failed")
 LAUNCHED = 0.3  # of the attempts; the others start by forks, which takes a moment
 
@@ -101,10 +101,8 @@ class Subject:
             return f"preempted, {seconds:.1f} s after it was asked"
         if code == 0:
             return "done"
-        missed = NO_STORAGE.search(container.log) and not self._cluster.had_storage_since(
-            self._began
-        )
-        return "storage away at its start" if missed else None
+        away = not self._cluster.had_storage_since(self._began)
+        return "no storage" if away and NO_STORAGE.search(container.log) else None
 
     # What can be done to it; most of it only to an attempt that is going on.
 

@@ -127,7 +127,7 @@ def test_an_outage_costs_its_time_and_no_picture(
     assert bucket.place()["secret_key"] not in container.log
 
 
-def test_a_pause_in_an_outage_is_acknowledged_and_leaves_the_checkpoint_before(
+def test_a_pause_in_an_outage_is_acknowledged_and_a_start_in_one_waits(
     bucket: S3Server, master: Master, agent: Agent, submit: Any, hparams: Any
 ) -> None:
     trial = submit(longer(hparams))
@@ -141,8 +141,10 @@ def test_a_pause_in_an_outage_is_acknowledged_and_leaves_the_checkpoint_before(
     assert (trial.state, trial.restarts, steps(trial)) == (QUEUED, 0, [20])
     (line,) = errors(container)
     assert line.startswith("error: step 40 could not be saved: checkpoints cannot be written to s3")
+    container = agent.start(trial, slots=2)  # the storage is still away
+    wait_for_attempts(container, 2)
     bucket.start()
-    container = agent.run(trial, slots=2)
+    assert agent.finish(container) == 0, container.log
     assert (trial.state, steps(trial)) == (COMPLETED, [20, 40]), container.log
 
 
