@@ -28,7 +28,7 @@ def execute():
     notebook.cells += [nbformat.v4.new_code_cell(source) for source in (PRESSED, WRONG, BARE)]
     nbclient.NotebookClient(
         notebook,
-        timeout=300,
+        timeout=120,
         resources={"metadata": {"path": ROOT}},
         kernel_name="python3",
     ).execute()
