@@ -67,7 +67,9 @@ def make(
             # The last round's files were written while this one's images were drawn.
             keeper.keep(_finished(encoding))
             encoding = [(record, encoder.submit(encode, image, record)) for record, image in made]
-            stopping = number + 1 < rounds and trial.should_stop()
+            if number + 1 == rounds:
+                break  # the last checkpoint is the one with what all images score
+            stopping = trial.should_stop()
             if stopping or keeper.due(number + 1, config.save_freq):
                 keeper.keep(_finished(encoding))
                 encoding = []
