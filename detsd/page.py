@@ -4,18 +4,16 @@ import base64
 import hashlib
 import html
 import json
+import math
 import re
 from pathlib import Path
-from typing import Any
 
+from detsd.imagestore import INDEX, Record, read_records
 from detsd.storage import write_whole
 
-INDEX = "images.jsonl"
 PAGE = "index.html"
 TEMPLATE = Path(__file__).with_name("page.html")
 EXACT = 2**53  # JavaScript's numbers hold every integer up to here
-# JavaScript's JSON knows no NaN, which one metric of one image may be.
-DECODER = json.JSONDecoder(parse_constant=lambda name: None)
 # The page's own script and style, images beside it, and nothing else.
 POLICY = (
     "default-src 'none'; script-src {script}; style-src {style}; img-src 'self' file:; "
@@ -37,19 +35,12 @@ def write_page(folder: Path, title: str) -> Path:
     return page
 
 
-def _records(index: Path) -> list[dict[str, Any]]:
+def _records(index: Path) -> list[Record]:
     """Return the index's records; of two about one file the later one."""
-    found = {}
-    for line in index.read_bytes().split(b"\n"):
-        try:
-            record = DECODER.decode(line.decode())
-        except ValueError:
-            continue  # the line that a killed writer left torn, or the nothing after the last
-        found[record["file"]] = record
-    return list(found.values())
+    return list({record["file"]: record for record in read_records(index)}.values())
 
 
-def _embedded(records: list[dict[str, Any]]) -> str:
+def _embedded(records: list[Record]) -> str:
     """Return the records as JSON in ASCII that no HTML parser finds markup in."""
     lines = (json.dumps(_exact(record), separators=(",", ":")) for record in records)
     text = "[\n" + ",\n".join(lines) + "\n]"
@@ -58,8 +49,12 @@ def _embedded(records: list[dict[str, Any]]) -> str:
     return text
 
 
-def _exact(record: dict[str, Any]) -> dict[str, Any]:
-    return {**record, "seed": str(record["seed"])} if record["seed"] > EXACT else record
+def _exact(record: Record) -> Record:
+    """Return the record without what JavaScript's numbers and JSON cannot hold."""
+    metrics = record.get("metrics", {}).items()
+    finite = {name: value if math.isfinite(value) else None for name, value in metrics}
+    seed = record["seed"]
+    return {**record, "metrics": finite, "seed": str(seed) if seed > EXACT else seed}
 
 
 def _text(title: str) -> str:

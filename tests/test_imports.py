@@ -12,9 +12,9 @@ LEVELS = (
         *("", "words", "concepts", "loss", "gallery", "images", "console", "storage", "processes"),
         *("score", "schedulers", "png", "retry"),
     },
-    {"config", "tokens", "request", "trial", "runfolder", "page", "imagestore", "rating"},
+    {"config", "tokens", "request", "trial", "runfolder", "imagestore", "rating"},
     {"launcher", "prompts", "text", "search", "optimization", "meter", "retention", "foldertrial"}
-    | {"clustertrial", "leaderboard", "sweep", "sheets", "fetch"},
+    | {"clustertrial", "leaderboard", "page", "sweep", "sheets", "fetch"},
     {"data", "model", "rank", "plan", "gather"},
     {"batches", "denoise", "safety"},
     {"sampler"},

@@ -16,7 +16,8 @@ import yaml
 
 from detsd.config import GridConfig, read
 from detsd.generate import Pipeline, load_pipeline
-from detsd.page import INDEX, TEMPLATE, write_page
+from detsd.imagestore import INDEX
+from detsd.page import TEMPLATE, write_page
 from detsd.sweep import wanted_images
 
 NASTY = (
