@@ -1,24 +1,36 @@
 # Installs what the bundle needs inside Determined's container, once, before its processes start.
 # It is sourced under `set -e`: a step that fails ends the container, with pip's words in the log.
-# The image's own torch, and the determined that the agent has put there, stay as they are.
-python3 - <<'PY' > /tmp/detsd-constraints.txt
+# What the image and the agent have put there, torch and determined, stays as it is.
+detsd_folder=$(mktemp -d)
+python3 - "$detsd_folder" <<'PY'
 import importlib.metadata
-import pathlib
-
-keep = ("torch", "determined")
-pins = pathlib.Path("constraints.txt").read_text().splitlines()
-print(*(pin for pin in pins if pin.partition("==")[0] not in keep), sep="\n")
-print(*(f"{name}=={importlib.metadata.version(name)}" for name in keep), sep="\n")
-PY
-python3 - <<'PY' > /tmp/detsd-requirements.txt
 import os
 import pathlib
+import sys
 import tomllib
 
+keep = {}
+for name in ("torch", "determined"):
+    try:
+        keep[name] = f"{name}=={importlib.metadata.version(name)}"
+    except importlib.metadata.PackageNotFoundError:
+        pass  # in a Dockerfile there is no determined yet
+pins = [pin for pin in pathlib.Path("constraints.txt").read_text().splitlines()
+        if pin.partition("==")[0] not in keep]
 project = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]
 extra = os.environ.get("DETSD_EXTRA")  # detsd-notebook.yaml's is "notebook"
-more = project["optional-dependencies"][extra] if extra else []
-print(*project["dependencies"], *more, sep="\n")
+wanted = project["dependencies"] + (project["optional-dependencies"][extra] if extra else [])
+folder = pathlib.Path(sys.argv[1])
+(folder / "constraints.txt").write_text("\n".join([*pins, *keep.values()]))
+(folder / "requirements.txt").write_text("\n".join(wanted))
 PY
-python3 -m pip install --quiet --constraint /tmp/detsd-constraints.txt \
-    --requirement /tmp/detsd-requirements.txt
+detsd_pip() {
+    python3 -m pip install --disable-pip-version-check --root-user-action ignore \
+        --constraint "$detsd_folder/constraints.txt" \
+        --requirement "$detsd_folder/requirements.txt" "$@"
+}
+# What pip says of a conflict, it says only aloud.
+detsd_pip --quiet || detsd_pip
+rm -r "$detsd_folder"
+unset -f detsd_pip
+unset detsd_folder

@@ -137,12 +137,6 @@ def test_the_pins_are_those_of_this_environment():
     assert project["version"] == detsd.__version__
 
 
-def test_the_startup_hook_is_sound():
-    subprocess.run(["bash", "-n", "startup-hook.sh"], cwd=ROOT, check=True)
-    text = (ROOT / "startup-hook.sh").read_text()
-    assert "exit" not in text.replace("# ", "")  # it is sourced: it would end the container
-
-
 def test_an_experiment_needs_nothing_but_hyperparameters():
     experiment = read(Experiment, {"hyperparameters": {}})
     assert experiment.resources.slots_per_trial == 1

@@ -81,15 +81,15 @@ class Agent:
         prepare = "python3 -m determined.exec.prep_container"
         steps = [
             f"{prepare} --download_context_directory",
-            # The hook is for an image without the bundle's requirements; here they are there.
-            "test -f startup-hook.sh",
+            ". ./startup-hook.sh",
             f"{prepare} --resources --rendezvous --proxy",
             "exec python3 -m determined.exec.launch",
         ]
         with (container.folder / "log").open("w") as log:
             process = subprocess.Popen(
-                ["sh", "-c", " && ".join(steps)],
-                env=self._variables(container),
+                ["bash", "-exc", "\n".join(steps)],
+                # What the hook installs is there: it has nobody to ask.
+                env={**self._variables(container), "PIP_NO_INDEX": "1"},
                 cwd=container.folder / "workdir",
                 stdout=log,
                 stderr=subprocess.STDOUT,
