@@ -7,6 +7,11 @@ import importlib.metadata
 import os
 import pathlib
 import sys
+
+if sys.version_info < (3, 11):
+    found = ".".join(map(str, sys.version_info[:2]))
+    sys.exit(f"error: this image has Python {found}, and the bundle needs 3.11 and torch 2.6: "
+             "name another in environment.image, as finetune_const.yaml does")
 import tomllib
 
 keep = {}

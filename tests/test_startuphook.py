@@ -129,3 +129,11 @@ def test_an_image_is_built_before_an_agent_has_put_determined_there(tmp_path):
     image.has("torch", "2.8.0+cu128")
     image.start()
     assert image.packages["determined"] == "0.38.1"
+
+
+def test_an_image_with_an_older_python_is_named_as_the_reason(image):
+    older = "import sys; sys.version_info = (3, 10, 12, 'final', 0)"
+    (image.site / "sitecustomize.py").write_text(older)
+    said = image.start(code=1)
+    assert "error: this image has Python 3.10" in said and "environment.image" in said
+    assert "Traceback" not in said
