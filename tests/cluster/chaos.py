@@ -21,7 +21,10 @@ from tests.cluster.records import COMPLETED
 from tests.cluster.subject import Subject
 from tests.tiny_model import build
 
-ACTS = {"pause": 5, "kill a rank": 4, "kill the launcher": 4, "kill S3": 4, "stop": 1}  # how often
+ACTS = {  # and how often
+    **{"pause": 4, "preempt": 2, "kill a rank": 4, "kill the launcher": 4, "kill S3": 4},
+    "stop": 1,
+}
 TAKEN_BACK = ("activate", "start S3", "continue")
 BETWEEN = (2.0, 14.0)  # seconds from an act to the next
 UNDONE_AFTER = (0.0, 12.0)  # seconds to the act that takes it back
@@ -82,6 +85,7 @@ class Chaos:
         subject = self._draw.choice(self._open)
         acts = {
             "pause": subject.pause,
+            "preempt": subject.preempt,
             "kill a rank": subject.kill_rank,
             "kill the launcher": subject.kill_launcher,
             "kill S3": self._cluster.break_storage,

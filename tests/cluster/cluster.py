@@ -40,7 +40,7 @@ class Cluster:
             trial = self.create(job, slots, job.sizes[1])
             container = self.agent.run(trial)
             assert trial.state == COMPLETED, container.log
-            job.learn(trial, slots)
+            job.learn(trial)
 
     def break_storage(self) -> bool:
         """Kill the S3 server; return whether it ran."""
@@ -55,9 +55,9 @@ class Cluster:
         self.s3.start()
         self._outages[-1][1] = time.monotonic()
 
-    def had_storage_since(self, moment: float) -> bool:
-        """Return whether the S3 server has run all the time."""
-        return all(until < moment for _, until in self._outages)
+    def had_storage(self, since: float, until: float) -> bool:
+        """Return whether the S3 server ran all the time between the two moments."""
+        return all(back < since or gone > until for gone, back in self._outages)
 
 
 @contextmanager
@@ -78,6 +78,7 @@ def open_cluster(folder: Path, scheme: str) -> Iterator[Cluster]:
     try:
         yield Cluster(master, agent, CommandLine(master, folder), s3)
     finally:
+        agent.close()
         s3.kill()
         master.close()
 

@@ -54,17 +54,17 @@ class Training:
         """Return what makes it so long on the command line of `det`."""
         return [f"--config=hyperparameters.training.num_sgd_steps={size}"]
 
-    def learn(self, straight: Trial, slots: int) -> None:
+    def learn(self, straight: Trial) -> None:
         """Take an undisturbed run of the larger size for what all have to come to."""
-        self._straight[slots] = straight
+        self._straight[straight.slots] = straight
 
     def count(self, trial: Trial) -> int:
         """Return how many images there are."""
         return 0
 
-    def differences(self, trial: Trial, size: int, slots: int) -> Iterator[str]:
+    def differences(self, trial: Trial, size: int) -> Iterator[str]:
         """Yield what a finished trial has that the undisturbed one has not, or the other way."""
-        straight = self._straight[slots]
+        straight = self._straight[trial.slots]
         mine, wanted = _export(trial, size), _export(straight, size)
         if mine.keys() != wanted.keys():
             yield f"it exports {sorted(mine)} and not {sorted(wanted)}"
@@ -110,7 +110,7 @@ class Grid:
         """Return what makes it so large on the command line of `det`."""
         return [f"--config=hyperparameters.sweep.seed.count={size}"]
 
-    def learn(self, straight: Trial, slots: int) -> None:
+    def learn(self, straight: Trial) -> None:
         """Take an undisturbed run of the larger size for what all have to come to."""
         self._straight = self._images(straight)
 
@@ -118,7 +118,7 @@ class Grid:
         """Return how many images there are."""
         return len(_kept(trial))
 
-    def differences(self, trial: Trial, size: int, slots: int) -> Iterator[str]:
+    def differences(self, trial: Trial, size: int) -> Iterator[str]:
         """Yield what a finished trial has that the undisturbed one has not, or the other way."""
         kept = Counter(_kept(trial))
         yield from (f"{name} lies in {n} checkpoints" for name, n in kept.items() if n > 1)

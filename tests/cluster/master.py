@@ -194,6 +194,8 @@ def wait_for_preemption(asked: Asked) -> dict[str, Any]:
     allocation, changed = asked.allocation, asked.master.changed
     with changed:
         changed.wait_for(lambda: allocation.preempted, float(asked.query["timeout_seconds"]))
+        if allocation.preempted and allocation.told_at is None:
+            allocation.told_at = time.monotonic()
         return {"preempt": allocation.preempted}
 
 

@@ -46,7 +46,7 @@ def sweep(container: Container) -> None:
     while left := _inside(container):
         for pid in left:
             kill(pid)
-    shutil.rmtree(container.scratch, ignore_errors=True)
+    container.remove()
     for name in ("workdir", "model"):
         shutil.rmtree(container.folder / name, ignore_errors=True)
 

@@ -25,6 +25,7 @@ class Allocation:
     slots: int
     id: str = field(default_factory=lambda: f"allocation-{uuid.uuid4().hex}")
     preempted_at: float | None = None
+    told_at: float | None = None  # when a poll was answered so; before that it cannot know
     acknowledged_at: float | None = None
 
     @property
@@ -41,8 +42,8 @@ class Allocation:
 
     @property
     def seconds_to_acknowledge(self) -> float:
-        assert self.preempted_at is not None and self.acknowledged_at is not None
-        return self.acknowledged_at - self.preempted_at
+        assert self.told_at is not None and self.acknowledged_at is not None
+        return self.acknowledged_at - self.told_at
 
 
 @dataclass
@@ -71,6 +72,11 @@ class Trial:
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
     source: str | None = None  # the checkpoint to start from while there is no own one
     started_from: int = 0  # the step at which this attempt began
+
+    @property
+    def slots(self) -> int:
+        """How many its next attempt gets."""
+        return self.experiment.config["resources"]["slots_per_trial"]
 
     @property
     def latest(self) -> dict[str, Any] | None:

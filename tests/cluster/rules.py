@@ -86,8 +86,7 @@ class Rules:
         trial.started_from = own["metadata"]["steps_completed"] if own else 0
         trial.run += 1
         trial.state = RUNNING
-        wanted = trial.experiment.config["resources"]["slots_per_trial"]
-        trial.allocation = Allocation(trial, slots or wanted)
+        trial.allocation = Allocation(trial, slots or trial.slots)
         self.allocations[trial.allocation.id] = trial.allocation
         return trial.allocation
 
@@ -114,7 +113,8 @@ class Rules:
         """Ask for the trial's slots."""
         with self.changed:
             assert trial.allocation is not None
-            trial.allocation.preempted_at = time.monotonic()
+            if not trial.allocation.preempted:  # once asked is asked
+                trial.allocation.preempted_at = time.monotonic()
             self.changed.notify_all()
 
     def pause(self, experiment: Experiment) -> None:

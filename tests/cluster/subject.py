@@ -1,7 +1,6 @@
 """A trial in trouble. This file knows what can be done to one, and keeps it going."""
 
 import random
-import re
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,11 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from tests.cluster import processes
 from tests.cluster.cluster import Cluster, on_slots
 from tests.cluster.containers import Container
+from tests.cluster.ends import End
 from tests.cluster.jobs import Job
 from tests.cluster.records import COMPLETED, OVER, QUEUED
 
-# An outage may end an attempt as it starts or reads its checkpoint, and not as it writes one.
-NO_STORAGE = re.compile("error: checkpoints cannot be |Checkpoint storage validation failed")
+ENDING = 15.0  # seconds from what ends an attempt to the end of its last process
 LAUNCHED = 0.3  # of the attempts; the others start by forks, which takes a moment
 
 
@@ -24,7 +23,7 @@ class Subject:
         self._cluster = cluster
         self._draw = draw
         self._ends = ThreadPoolExecutor(1)
-        self._end: Future[int] | None = None
+        self._end: Future[tuple[int, float]] | None = None  # the code, and when
         self._began = 0.0
         self._hit: str | None = None  # what was done to this attempt
         self.job = job
@@ -33,6 +32,7 @@ class Subject:
         self.starts = 0
         self.failed = 0  # attempts
         self.restarts = 0  # at most
+        self._explained = 0  # of its restarts since it was last continued
         self.compared = 0
         self.differences: list[str] = []
         self.container: Container | None = None
@@ -59,7 +59,7 @@ class Subject:
             waits = self.trial.experiment.paused or self.trial.state != QUEUED
             return None if waits else self._start()
         assert self._end is not None
-        return self._note_end(self._end.result()) if self._end.done() else None
+        return self._note_end(*self._end.result()) if self._end.done() else None
 
     def abandon(self) -> None:
         """Leave nothing of it running; it has not ended in time."""
@@ -71,38 +71,41 @@ class Subject:
         agent = self._cluster.agent
         launched = self._draw.random() < LAUNCHED
         self.container = (agent.launch if launched else agent.start)(self.trial)
-        self._end = self._ends.submit(self.container.wait)
+        self._end = self._ends.submit(self._wait, self.container)
         self._began, self._hit = time.monotonic(), None
         self.starts += 1
         how = "by the launcher" if launched else "by forks"
         return f"{self.name} starts {how} on {self.slots} slots ({self.where})"
 
-    def _note_end(self, code: int) -> str:
+    @staticmethod
+    def _wait(container: Container) -> tuple[int, float]:
+        return container.wait(), time.monotonic()
+
+    def _note_end(self, code: int, moment: float) -> str:
         container, trial, before = self.container, self.trial, self.trial.restarts
         assert container is not None
         processes.sweep(container)
         self._cluster.master.ended(container.allocation, code)
         self.container = None
-        self.failed += trial.restarts > before
-        self.restarts = max(self.restarts, trial.restarts)
-        why = self._why(container, code)
-        if why is None:
-            why = "NOBODY KNOWS WHY"
+        reason = self._end_of(container, code, moment).reason()
+        if trial.restarts > before:
+            self.failed += 1
+            self.restarts = max(self.restarts, trial.restarts)
+            self._explained += reason is not None
+        if reason is None:
+            reason = "NOBODY KNOWS WHY"
             tail = container.log[-3000:]
             self.differences.append(f"attempt {trial.run} ended with {code}:\n{tail}")
-        return f"{self.name} ends with {code}, {why}: {trial.state} ({self.where})"
+        if trial.restarts > self._explained:
+            counted = f"{trial.restarts} restarts, of which {self._explained} are explained"
+            self.differences.append(f"{trial.state} after {counted}")
+        return f"{self.name} ends with {code}, {reason}: {trial.state} ({self.where})"
 
-    def _why(self, container: Container, code: int) -> str | None:
-        """Return what explains the end of an attempt, if anything does."""
-        if self._hit:
-            return self._hit
-        if container.allocation.acknowledged:
-            seconds = container.allocation.seconds_to_acknowledge
-            return f"preempted, {seconds:.1f} s after it was asked"
-        if code == 0:
-            return "done"
-        away = not self._cluster.had_storage_since(self._began)
-        return "no storage" if away and NO_STORAGE.search(container.log) else None
+    def _end_of(self, container: Container, code: int, moment: float) -> End:
+        told = container.allocation
+        after = told.seconds_to_acknowledge if told.acknowledged else None
+        away = not self._cluster.had_storage(max(self._began, moment - ENDING), moment)
+        return End(code, container.log, moment - self._began, self._hit, after, away)
 
     # What can be done to it; most of it only to an attempt that is going on.
 
@@ -116,6 +119,14 @@ class Subject:
     def activate(self) -> None:
         """Have a user activate it again."""
         self._cluster.det("e", "activate", str(self.trial.experiment.id))
+
+    def preempt(self) -> bool:
+        """Have another trial need its slots, which it gets back at once."""
+        allocation = self.trial.allocation
+        if self.container is None or allocation is None or allocation.preempted:
+            return False
+        self._cluster.master.preempt(self.trial)
+        return True
 
     def kill_rank(self) -> bool:
         """Kill one of its ranks."""
@@ -140,6 +151,7 @@ class Subject:
             self.size = self.job.sizes[1]
         if self.job.any_slots:
             self.slots = 3 - self.slots
+        self._explained = 0
         changes = [*on_slots(self.slots), *self.job.sized(self.size)]
         self._cluster.det("e", "continue", str(self.trial.experiment.id), *changes)
 
@@ -156,7 +168,7 @@ class Subject:
         """Compare what it has come to with an undisturbed run's; return what differs."""
         self.compared += 1
         try:
-            found = list(self.job.differences(self.trial, self.size, self.slots))
+            found = list(self.job.differences(self.trial, self.size))
         # What is missing looks different in storage, index and export.
         except Exception as error:
             found = [f"cannot be compared: {error!r}"]

@@ -1,0 +1,85 @@
+"""The end of an attempt. This file knows what explains one, and what its log may say of it."""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+# The storage is tried as an attempt starts: at once by Determined's launcher, which gives up, and
+# then by the bundle, which waits for so many seconds. What comes later waits for ten minutes.
+AT_ONCE = re.compile("Checkpoint storage validation failed")
+AFTER_A_WHILE = re.compile("error: checkpoints cannot be kept in")
+WHILE = 60.0
+# Who was preempted in an outage leaves without what he wanted to save or read.
+CUT_SHORT = re.compile("error: (step [0-9]+ could not be saved: )?checkpoints cannot be ")
+# What the launcher's clients say when its server is gone, or has removed its socket.
+OF_A_DEAD_PEER = re.compile(
+    r"determined/exec/pid_client\.py.*\n"
+    r"(ConnectionRefusedError|ConnectionResetError|BrokenPipeError|FileNotFoundError)\b",
+    re.DOTALL,
+)
+# Torchrun's last words. They repeat that a process has failed, and explain nothing.
+REPEATED = re.compile(r"\n\S+\.ChildFailedError")
+
+PREFIX = re.compile(r"^(\[rank=\d+\] )?(.*)$")
+SAID = re.compile(r"^(error: .*|ERROR: .*Checkpoint storage validation failed.*)")
+TRACE = "Traceback (most recent call last):"
+CHAINED = re.compile("The above exception was|During handling of the above")
+LATE = 10.0  # seconds to acknowledge a preemption: 5 and a step, on a machine of many trials
+
+
+class End(NamedTuple):
+    """How an attempt ended."""
+
+    code: int
+    log: str
+    seconds: float  # that it took
+    hit: str | None = None  # what was done to it
+    acknowledged_after: float | None = None
+    storage_was_away: bool = False  # at that moment
+
+    def reason(self) -> str | None:
+        """Return what explains it, if anything explains it and all that its processes say."""
+        found = list(errors(self.log))
+        if not all(self._is_explained(error) for error in found):
+            return None
+        if self.hit:
+            return self.hit
+        if self.acknowledged_after is not None:
+            said = f"preempted, {self.acknowledged_after:.1f} s after it was told"
+            return said if self.acknowledged_after < LATE else None
+        if self.code == 0:
+            return "done"
+        return "no storage" if any(self._is_of_storage(error) for error in found) else None
+
+    def _is_explained(self, error: str) -> bool:
+        return bool(
+            REPEATED.search(error)
+            or self._is_of_storage(error)
+            or (self.hit and OF_A_DEAD_PEER.search(error))
+            or (self.acknowledged_after is not None and CUT_SHORT.match(error))
+        )
+
+    def _is_of_storage(self, error: str) -> bool:
+        waited = AFTER_A_WHILE.match(error) and self.seconds > WHILE
+        return self.storage_was_away and bool(waited or AT_ONCE.search(error))
+
+
+def errors(log: str) -> Iterator[str]:
+    """Yield the errors that are told in a line, and the traces of all others."""
+    by_process: dict[str, list[str]] = {}
+    for line in log.splitlines():
+        process, text = PREFIX.match(line).groups()  # type: ignore[union-attr]
+        by_process.setdefault(process or "", []).append(text)
+    for lines in by_process.values():
+        yield from (line for line in lines if SAID.match(line))
+        yield from _traces(lines)
+
+
+def _traces(lines: list[str]) -> Iterator[str]:
+    starts = [place for place, line in enumerate(lines) if line == TRACE]
+    for start in starts:
+        end = start + 1
+        while end < len(lines) and lines[end].startswith(" "):
+            end += 1
+        if not any(CHAINED.match(line) for line in lines[end + 1 : end + 4]):
+            yield "\n".join(lines[start : end + 1])
