@@ -6,6 +6,7 @@ import pytest
 
 from detsd.config import ConfigError
 from detsd.search import draw_point, expand_grid, searched, trials_in_order
+from tests.cluster.points import points as points_of_the_master
 
 SPACE = {
     "training": {
@@ -112,26 +113,78 @@ def test_without_hyperparameters_there_is_no_trial() -> None:
     assert trials_in_order({}, "grid") == []
 
 
-def test_the_earlier_examples_grid_has_24_trials_from_the_end() -> None:
-    scales = {"type": "int", "minval": 2, "maxval": 6, "count": 3}
+# Of the earlier example's generate_grid.yaml, which the master has expanded itself; in their order.
+EARLIER = """
+6 4 214748367  6 4 14748367  6 3 214748367  6 3 14748367
+6 2 214748367  6 2 14748367  6 1 214748367  6 1 14748367
+4 4 214748367  4 4 14748367  4 3 214748367  4 3 14748367
+4 2 214748367  4 2 14748367  4 1 214748367  4 1 14748367
+2 4 214748367  2 4 14748367  2 3 214748367  2 3 14748367
+2 2 214748367  2 2 14748367  2 1 214748367  2 1 14748367
+"""
+
+
+# The bundle's rules, and the stand-in master's: each is written after the master's own.
+@pytest.mark.parametrize("expand", [trials_in_order, points_of_the_master])
+def test_the_earlier_examples_grid_has_24_trials_from_the_end(expand: Any) -> None:
+    seeds = {"type": "int", "minval": 14748367, "maxval": 214748367, "count": 2}
+    prompts = ["a Van Gogh painting", "a watercolor painting", "Beautiful tarot", "Futuristic"]
+    call = {
+        "prompt": {"type": "categorical", "vals": prompts},
+        "num_inference_steps": 50,
+        "guidance_scale": {"type": "double", "minval": 2, "maxval": 6, "count": 3},
+    }
     hparams = {
-        "main_process_generator_seed": {"type": "categorical", "vals": [2147483647, 214748367]},
-        "call_kwargs": {
-            "prompt": {"type": "categorical", "vals": ["a", "b", "c", "d"]},
-            "guidance_scale": scales,
-            "num_inference_steps": 50,
-        },
-        "uuids": ["x", "y"],
+        "batch_size": 2,
+        "main_process_generator_seed": seeds,
+        "pipeline": {"other_scheduler_kwargs": {}, "use_fp16": True},
+        "uuids": [],
+        "call_kwargs": call,
     }
-    trials = trials_in_order(hparams, "grid")
-    assert len(trials) == 24
-    assert trials == expand_grid(hparams)[::-1]
-    assert trials[0] == {
-        "main_process_generator_seed": 214748367,
-        "call_kwargs": {"prompt": "d", "guidance_scale": 6, "num_inference_steps": 50},
-        "uuids": ["x", "y"],
+    numbers = [int(number) for number in EARLIER.split()]
+    assert expand(hparams, "grid") == [
+        {
+            "batch_size": 2,
+            "call_kwargs": {
+                "guidance_scale": scale,
+                "num_inference_steps": 50,
+                "prompt": prompts[prompt - 1],
+            },
+            "main_process_generator_seed": seed,
+            "pipeline": {"other_scheduler_kwargs": {}, "use_fp16": True},
+            "uuids": [],
+        }
+        for scale, prompt, seed in zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("expand", [trials_in_order, points_of_the_master])
+def test_a_whole_grid(expand: Any) -> None:
+    hparams = {
+        "z": {"type": "int", "minval": -5, "maxval": 0, "count": 3},
+        "Z": {"type": "log", "base": 10, "minval": -2, "maxval": 0, "count": 2},
+        "m": {"type": "int", "minval": 0, "maxval": 5, "count": 1},
+        "n": {"type": "int", "minval": 7, "maxval": 8, "count": 9},
+        "k": {"type": "const", "val": [1, 2]},
+        "none": {},
     }
-    assert trials[1]["main_process_generator_seed"] == 2147483647  # the last axis by name
+    fixed = {"m": 3, "k": [1, 2], "none": {}}
+    assert expand(hparams, "grid") == [
+        {"Z": 1, "n": 8, "z": 0, **fixed},
+        {"Z": 1, "n": 8, "z": -3, **fixed},
+        {"Z": 1, "n": 8, "z": -5, **fixed},
+        {"Z": 1, "n": 7, "z": 0, **fixed},
+        {"Z": 1, "n": 7, "z": -3, **fixed},
+        {"Z": 1, "n": 7, "z": -5, **fixed},
+        {"Z": 0.01, "n": 8, "z": 0, **fixed},
+        {"Z": 0.01, "n": 8, "z": -3, **fixed},
+        {"Z": 0.01, "n": 8, "z": -5, **fixed},
+        {"Z": 0.01, "n": 7, "z": 0, **fixed},
+        {"Z": 0.01, "n": 7, "z": -3, **fixed},
+        {"Z": 0.01, "n": 7, "z": -5, **fixed},
+    ]
+    assert expand({}, "grid") == []
+    assert expand({}, "single") == [{}]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 from determined.common.util import yaml_safe_load
 
-from detsd.search import trials_in_order
+from tests.cluster.points import points
 from tests.cluster.records import (
     CANCELED,
     COMPLETED,
@@ -52,10 +52,10 @@ class Rules:
         if sum(len(file["content"] or "") for file in files) > GATEWAY_LIMIT:
             raise RefusedError(400, "the request is larger than the gateway takes")
         source = self._source(config["searcher"])
-        points = trials_in_order(config.get("hyperparameters", {}), config["searcher"]["name"])
+        found = points(config.get("hyperparameters", {}), config["searcher"]["name"])
         if parent is not None:
             files = self.experiments[parent].files
-        experiment = Experiment(len(self.experiments) + 1, text, config, files, as_json(points))
+        experiment = Experiment(len(self.experiments) + 1, text, config, files, as_json(found))
         if not dry:
             with self.changed:
                 self.experiments[experiment.id] = experiment
@@ -73,9 +73,7 @@ class Rules:
         experiment.config = merged(experiment.config, as_json(override))
         for trial in experiment.trials:
             if single:
-                (trial.hparams,) = as_json(
-                    trials_in_order(experiment.config["hyperparameters"], "single")
-                )
+                (trial.hparams,) = as_json(points(experiment.config["hyperparameters"], "single"))
             if single or trial.state != COMPLETED:
                 trial.state, trial.restarts = QUEUED, 0
 
