@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster import client, warm  # noqa: F401  client answers for the master, too
-from tests.cluster.containers import Container, free_ports, surroundings
+from tests.cluster.containers import Container, surroundings
 from tests.cluster.master import CLUSTER, USER, USER_TOKEN, Master, pack
+from tests.cluster.ports import free_ports
 from tests.cluster.records import QUEUED, Experiment, Trial
 
 MODULES = {"detsd.finetune", "detsd.grid"}

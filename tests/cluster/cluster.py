@@ -13,8 +13,9 @@ from tests.cluster.agent import Agent
 from tests.cluster.commandline import CommandLine
 from tests.cluster.jobs import Job
 from tests.cluster.master import USER, Master
+from tests.cluster.ports import LOOPBACK
 from tests.cluster.records import COMPLETED, Trial
-from tests.cluster.s3 import LOOPBACK, S3Server
+from tests.cluster.s3 import S3Server
 from tests.conftest import ROOT
 
 PATIENCE = 400  # seconds for an attempt, which may meet an outage or two, and a busy machine

@@ -14,13 +14,14 @@ from threading import Thread
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
-from tests.cluster.records import Allocation, Experiment, RefusedError, Trial
+from tests.cluster.records import Allocation, Experiment, RefusedError, TooLateError, Trial
 from tests.cluster.rules import Rules
 
 CLUSTER = "stand-in-cluster"
 USER_TOKEN, USER = "token-of-the-user", {"username": "user", "admin": False, "active": True}
 TASK_HEADER, USER_HEADER = "Grpc-Metadata-x-allocation-token", "Authorization"
 WHEN = "2026-01-01T00:00:00Z"
+CHANGES = re.compile("/(metrics|checkpoints|ack_preemption)$")
 
 
 class Asked(NamedTuple):
@@ -101,13 +102,17 @@ class Master(Rules):
                     return 200, answer(asked) or {}
             raise RefusedError(404, "no such path")
         except RefusedError as refusal:
-            self.broken.append(f"{method} {target.path}: {refusal}")
+            # Who is just closing may still say something, but not change anything.
+            if not isinstance(refusal, TooLateError) or CHANGES.search(target.path):
+                self.broken.append(f"{method} {target.path}: {refusal}")
             return refusal.code, {"code": 0, "message": str(refusal), "details": None}
 
     def _bearer(self, headers: Any, wanted: str) -> Allocation | None:
         task = headers.get(TASK_HEADER, "").removeprefix("Bearer session-")
         user = headers.get(USER_HEADER, "").removeprefix("Bearer ")
         if wanted in ("task", "any") and task in self.allocations:
+            if self.allocations[task].is_over:
+                raise TooLateError
             return self.allocations[task]
         if wanted == "none" or (wanted in ("user", "any") and user == USER_TOKEN):
             return None
@@ -224,5 +229,8 @@ def report_checkpoint(asked: Asked) -> None:
     if not isinstance(asked.body["metadata"].get("steps_completed"), int):
         raise RefusedError(400, "a checkpoint without steps_completed")
     with asked.master.changed:
+        if any(one["uuid"] == asked.body["uuid"] for _, one in asked.master.checkpoints()):
+            # A database's constraint, for which the real master has no better status either.
+            raise RefusedError(500, "error adding checkpoint metadata: the uuid is known")
         asked.task.trial.checkpoints.append(asked.body)
         asked.master.changed.notify_all()

@@ -9,12 +9,26 @@ COMPLETED, CANCELED, ERROR = "COMPLETED", "CANCELED", "ERROR"
 OVER = (COMPLETED, CANCELED, ERROR)
 
 
+# The parts of the metrics table: of all other groups there is one. Profiling starts with core.init.
+PARTS = {
+    **{"training": "training", "validation": "validation"},
+    **dict.fromkeys(("gpu", "cpu", "memory", "disk", "network"), "profiling"),
+}
+
+
 class RefusedError(Exception):
     """A request that the real master would not take."""
 
     def __init__(self, code: int, why: str):
         super().__init__(why)
         self.code = code
+
+
+class TooLateError(RefusedError):
+    """A request of an attempt that is over: its token is no longer known."""
+
+    def __init__(self) -> None:
+        super().__init__(401, "the token of an allocation that is over")
 
 
 @dataclass
@@ -27,6 +41,7 @@ class Allocation:
     preempted_at: float | None = None
     told_at: float | None = None  # when a poll was answered so; before that it cannot know
     acknowledged_at: float | None = None
+    is_over: bool = False
 
     @property
     def token(self) -> str:
@@ -95,20 +110,26 @@ class Trial:
             raise RefusedError(400, f"metrics of run {run}, while {self.run} is going on")
         if "." in group:
             raise RefusedError(400, f"a dot in the metric group {group}")
-        mine = [row for row in self.table if row.group == group]
-        said = [row.values for row in mine if row.step == step and row.run < run]
-        if all(row.run != run for row in mine):
-            for row in mine:
-                row.archived |= row.step >= step  # an earlier attempt's, and nothing else
+        rows = [row for row in self.table if row.group == group and row.step == step]
+        said = [row.values for row in rows if row.run < run]
+        self._roll_back(run, group, step)
         self._merge(run, group, step, values)
         if step <= self.started_from and any(one != values for one in said):
             return f"run {run} says of {group} step {step}, which was over, something else"
         return None
 
+    def _roll_back(self, run: int, group: str, step: int) -> None:
+        # With each report, as rollbackMetrics in master/internal/db/postgres_trial_metrics.go.
+        for row in self.table:
+            same = PARTS.get(row.group) == PARTS.get(group)
+            is_later = row.step >= step if same else row.step > step
+            row.archived |= row.run < run and is_later
+
     def _merge(self, run: int, group: str, step: int, values: dict[str, Any]) -> None:
         for row in self.table:
             if (row.group, row.step, row.archived) == (group, step, False):
-                if any(row.values.get(name, value) != value for name, value in values.items()):
+                # Since 0.26 an equal value is taken; what runs here says nothing twice, though.
+                if row.values.keys() & values.keys():
                     raise RefusedError(400, "overwriting existing metric keys is not supported")
                 row.values.update(values)
                 return

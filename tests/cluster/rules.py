@@ -93,6 +93,7 @@ class Rules:
         with self.changed:
             trial = allocation.trial
             trial.allocation = None
+            allocation.is_over = True
             if trial.state == CANCELED:
                 pass
             elif allocation.acknowledged:

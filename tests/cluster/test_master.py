@@ -45,6 +45,12 @@ def report(
     )
 
 
+def save_by_request(master: Master, allocation: Allocation, uuid: str, steps: int) -> None:
+    checkpoint = {"uuid": uuid, "taskId": "1.1", "allocationId": allocation.id}
+    told = {"metadata": {"steps_completed": steps}, "state": "STATE_COMPLETED", "resources": {}}
+    session(master, allocation).post("/api/v1/checkpoints", json=checkpoint | told)
+
+
 def save(allocation: Allocation, uuid: str, steps: int, state: str = "COMPLETED") -> None:
     told = {"uuid": uuid, "metadata": {"steps_completed": steps}, "state": f"STATE_{state}"}
     allocation.trial.checkpoints.append(told)
@@ -53,11 +59,10 @@ def save(allocation: Allocation, uuid: str, steps: int, state: str = "COMPLETED"
 def test_metrics_are_not_changed_and_not_those_of_an_old_attempt(master, attempt):
     trial = attempt.trial
     report(master, attempt, 2, loss=1.0)
-    report(master, attempt, 2, loss=1.0)
     report(master, attempt, 2, rate=0.1)
     report(master, attempt, 4, loss=0.5)
     assert trial.metrics("training") == {2: {"loss": 1.0, "rate": 0.1}, 4: {"loss": 0.5}}
-    for refused in ({"loss": 2.0}, {"loss": 2.0, "new": 1}):
+    for refused in ({"loss": 1.0}, {"loss": 2.0, "new": 1}):
         with pytest.raises(api.errors.APIException, match="overwriting"):
             report(master, attempt, 2, **refused)
     with pytest.raises(api.errors.APIException, match="dot"):
@@ -69,6 +74,64 @@ def test_metrics_are_not_changed_and_not_those_of_an_old_attempt(master, attempt
     with pytest.raises(api.errors.APIException, match="of run 1"):
         report(master, second, 9, run=1, loss=0.7)
     assert len(master.broken) == 4
+    master.broken.clear()
+
+
+def test_a_report_replaces_what_earlier_attempts_say_of_later_steps(master, attempt):
+    for step in (2, 4, 6):
+        report(master, attempt, step, loss=step)
+        report(master, attempt, step, "validation", loss=step)
+        report(master, attempt, step, "images", number=step)
+    master.ended(attempt, 1)
+    trial = attempt.trial
+    second = master.allocate(trial)
+    report(master, second, 4, "validation", loss=9)
+    assert trial.metrics("training") == {2: {"loss": 2}, 4: {"loss": 4}}
+    assert trial.metrics("validation") == {2: {"loss": 2}, 4: {"loss": 9}}
+    assert [*trial.metrics("images")] == [2, 4]
+    # With each report, and not only with the first; an attempt's own stay.
+    report(master, second, 6, "validation", loss=9)
+    report(master, second, 3, loss=9)
+    assert trial.metrics("training") == {2: {"loss": 2}, 3: {"loss": 9}}
+    assert [*trial.metrics("validation")] == [2, 4, 6]
+    assert [*trial.metrics("images")] == [2]
+    # There is one part of the table for all groups of a user's own.
+    report(master, second, 2, "sounds", number=1)
+    assert trial.metrics("images") == {}
+
+
+def test_who_is_left_over_from_an_attempt_changes_nothing(master, attempt):
+    trial = attempt.trial
+    save_by_request(master, attempt, "a", 2)
+    report(master, attempt, 2, loss=1)
+    master.preempt(trial)
+    master.ended(attempt, 1)
+    ours, signals = session(master, attempt), f"/api/v1/allocations/{attempt.id}/signals"
+    for refused in (
+        lambda: ours.get(f"{signals}/preemption?timeout_seconds=0"),
+        lambda: ours.post("/api/v1/task/logs", json={"logs": []}),
+    ):
+        with pytest.raises(api.errors.UnauthenticatedException):
+            refused()
+    assert not master.broken  # it may be just closing
+    for refused in (
+        lambda: save_by_request(master, attempt, "b", 4),
+        lambda: report(master, attempt, 4, loss=1),
+        lambda: ours.post(f"{signals}/ack_preemption"),
+    ):
+        with pytest.raises(api.errors.UnauthenticatedException):
+            refused()
+    assert trial.latest["uuid"] == "a" and [*trial.metrics("training")] == [2]
+    assert not attempt.acknowledged
+    assert len(master.broken) == 3
+    master.broken.clear()
+
+
+def test_a_checkpoint_is_reported_once(master, attempt):
+    save_by_request(master, attempt, "a", 2)
+    with pytest.raises(api.errors.APIException, match="uuid is known"):
+        save_by_request(master, attempt, "a", 4)
+    assert len(attempt.trial.checkpoints) == len(master.broken) == 1
     master.broken.clear()
 
 

@@ -16,7 +16,8 @@ from detsd.__main__ import main
 from detsd.runfolder import open_checkpoints
 from detsd.trial import Trial, TrialError
 from tests import trials
-from tests.cluster.s3 import S3Server, free_ports, provide_s3, provide_server  # noqa: F401
+from tests.cluster.ports import LOOPBACK, free_ports
+from tests.cluster.s3 import S3Server, provide_s3, provide_server  # noqa: F401
 from tests.trials import changed, run
 
 
@@ -67,7 +68,7 @@ def test_another_run_starts_from_a_checkpoint_there_by_its_id(
 @pytest.fixture
 def places(s3: S3Server) -> Callable[[str], dict[str, Any]]:
     """Build a `checkpoint_storage` with a mistake in it."""
-    dead = f"http://127.0.0.1:{free_ports(1)[0]}"
+    dead = f"http://{LOOPBACK}:{free_ports(1)[0]}"
     mistakes: dict[str, dict[str, Any]] = {
         "wrong secret": {"secret_key": "not-the-secret"},
         "unknown key": {"access_key": "nobody"},

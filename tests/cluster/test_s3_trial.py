@@ -15,8 +15,9 @@ from determined.experimental import client
 from detsd.fetch import fetch_checkpoint
 from tests.cluster.agent import Agent, Container
 from tests.cluster.master import CLUSTER, USER, Master
+from tests.cluster.ports import LOOPBACK, free_ports
 from tests.cluster.records import COMPLETED, ERROR, QUEUED, Trial
-from tests.cluster.s3 import S3Server, free_ports, provide_s3, provide_server  # noqa: F401
+from tests.cluster.s3 import S3Server, provide_s3, provide_server  # noqa: F401
 from tests.trials import changed
 
 PROMPT = {"inference_prompts": ["a det-logo"], "num_inference_steps": 2, "sample_freq": 10}
@@ -80,7 +81,10 @@ def wait_for(master: Master, condition: Callable[[], bool]) -> None:
 
 @contextmanager
 def held_at_step_10(container: Container) -> Iterator[None]:
-    """Hold its processes when the picture of that step is there, and is not uploaded yet."""
+    """Hold its processes when the picture of that step is there, and is not uploaded yet.
+
+    What was held too late has nothing left to upload: the log shows whether it had.
+    """
     root = Path(f"/tmp/tensorboard-{container.allocation.id}-0")
     until(container, lambda: (root / "samples" / "step-000010" / "00-a-det-logo.png").exists())
     for process in container.processes:
@@ -120,6 +124,7 @@ def test_an_outage_costs_its_time_and_no_picture(
     wait_for_attempts(container, 2)
     bucket.start()
     assert agent.finish(container) == 0, container.log
+    assert "Sync of Tensorboard files failed" in container.log  # it was held in time
     assert (trial.state, steps(trial)) == (COMPLETED, [20, 40])
     assert fetch(trial) == fetch(straight)
     assert shown(bucket, trial) == pictures
@@ -152,22 +157,36 @@ def errors(container: Container) -> list[str]:
     return re.findall("^error: .*", container.log, re.MULTILINE)
 
 
-MISTAKES = {
-    "SignatureDoesNotMatch": {"secret_key": "not-the-secret"},
-    "AccessDenied": {"who": "reader"},
-    "NoSuchBucket": {"bucket": "missing"},
-    "Connection refused": {"endpoint_url": f"http://127.0.0.1:{free_ports(1)[0]}"},
-    "CERTIFICATE_VERIFY_FAILED": {"scheme": "https"},
-}
-
-
-@pytest.mark.parametrize("said", MISTAKES)
-def test_a_mistake_is_a_line_that_names_the_storage(
-    said: str, s3: S3Server, master: Master, agent: Agent, submit: Any, hparams: Any
-) -> None:
-    place = s3.place(**MISTAKES[said])
-    master.defaults["checkpoint_storage"] = place
+@pytest.fixture
+def mistaken(s3: S3Server, master: Master, agent: Agent) -> Callable[[str], dict[str, Any]]:
+    """Give the cluster a storage with the mistake that the storage calls so."""
+    mistakes: dict[str, dict[str, Any]] = {
+        "SignatureDoesNotMatch": {"secret_key": "not-the-secret"},
+        "AccessDenied": {"who": "reader"},
+        "NoSuchBucket": {"bucket": "missing"},
+        "Connection refused": {"endpoint_url": f"http://{LOOPBACK}:{free_ports(1)[0]}"},
+        "CERTIFICATE_VERIFY_FAILED": {"scheme": "https"},
+    }
     agent.variables = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "1"}
+
+    def mistake(said: str) -> dict[str, Any]:
+        master.defaults["checkpoint_storage"] = s3.place(**mistakes[said])
+        return master.defaults["checkpoint_storage"]
+
+    return mistake
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("SignatureDoesNotMatch", "AccessDenied", "NoSuchBucket"),
+        *("Connection refused", "CERTIFICATE_VERIFY_FAILED"),
+    ],
+)
+def test_a_mistake_is_a_line_that_names_the_storage(
+    said: str, mistaken: Any, agent: Agent, submit: Any, hparams: Any
+) -> None:
+    place = mistaken(said)
     trial = submit(hparams)
     container = agent.run(trial)
     assert trial.state == ERROR
@@ -176,3 +195,17 @@ def test_a_mistake_is_a_line_that_names_the_storage(
     assert said in line
     assert place["secret_key"] not in container.log
     assert "Traceback" not in container.log
+
+
+def test_determineds_launcher_finds_a_mistake_first(
+    mistaken: Any, master: Master, agent: Agent, det: Any
+) -> None:
+    place = mistaken("SignatureDoesNotMatch")
+    det("e", "create", "finetune_const.yaml", ".", "--config=max_restarts=0")
+    container = agent.launch(master.trials[1])
+    assert agent.finish(container) == 1
+    (line,) = [line for line in container.log.splitlines() if line.startswith("ERROR: ")]
+    assert "Checkpoint storage validation failed: Failed to upload /" in line
+    assert f" to {place['bucket']}/" in line
+    assert "An error occurred (SignatureDoesNotMatch) when calling the PutObject operation" in line
+    assert place["secret_key"] not in container.log
