@@ -48,7 +48,7 @@ class Asked(NamedTuple):
         return self.task
 
 
-Answer = Callable[[Asked], dict[str, Any] | None]
+Answer = Callable[[Asked], dict[str, Any] | bytes | None]
 ROUTES: list[tuple[str, re.Pattern[str], str, Answer]] = []
 
 
@@ -130,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         code, reply = self.master.answer(self.command, self.path, self.headers, body)
-        text = json.dumps(reply).encode()
+        text = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
         self.send_response(code)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()

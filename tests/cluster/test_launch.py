@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.cluster import processes
 from tests.cluster.records import COMPLETED, ERROR, PAUSED
 from tests.conftest import ROOT
 
@@ -75,8 +76,11 @@ def test_the_shipped_yaml_is_paused_and_goes_on(master, agent, det, small, tmp_p
     assert exported(master, trial) == exported(master, straight)
 
     uuid = trial.latest["uuid"]
-    det("checkpoint", "download", uuid, "--output-dir", str(tmp_path / "fetched"))
-    assert (tmp_path / "fetched" / "export" / "det-logo.safetensors").is_file()
+    for mode in ("direct", "master"):
+        into = tmp_path / mode
+        det("checkpoint", "download", uuid, "--output-dir", str(into), "--mode", mode)
+        export = {path.name: path.read_bytes() for path in (into / "export").iterdir()}
+        assert export == exported(master, trial)
 
     read = [*master.storage.rglob("*"), *agent.folder.glob("*/log"), *tmp_path.glob("*.log")]
     assert not [path for path in read if path.is_file() and TOKEN.encode() in path.read_bytes()]
@@ -101,6 +105,23 @@ def test_a_process_that_fails_takes_the_trial_down_and_has_the_last_word(master,
     *_, end = container.log.rpartition("RuntimeError: a GPU has fallen off the bus")
     assert not end.strip("\n ="), end  # torchrun's report closes with a line
     assert "closed by peer" not in container.log
+
+
+def test_a_process_that_is_killed_takes_the_trial_down(master, agent, det, small):
+    det("e", "create", "finetune_const.yaml", ".", *small, *config(max_restarts=0))
+    (trial,) = master.trials.values()
+    container = agent.launch(trial)
+    with master.changed:
+        assert master.changed.wait_for(lambda: 2 in trial.metrics("training"), 90), container.log
+    killed = processes.ranks(container)[-1]  # as Linux does that has no memory left
+    begun = time.monotonic()
+    processes.kill(killed)
+    assert agent.finish(container) == 1
+    assert time.monotonic() - begun < 30
+    assert trial.state == ERROR
+    *_, end = container.log.rpartition("Root Cause (first observed failure):")
+    assert re.search(r"exitcode  : 247 \(pid: \d+\)", end), container.log  # 256 - SIGKILL
+    print(container.log)
 
 
 def test_a_test_of_the_shipped_grid_runs_as_it_is(master, agent, det):

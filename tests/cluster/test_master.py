@@ -217,6 +217,26 @@ def test_a_request_bears_the_right_token(master, attempt):
     master.broken.clear()
 
 
+def test_what_is_not_there_is_null_and_what_is_false_is_said(master, attempt):
+    """The real gateway leaves nothing out, so a reader must not rely on a key's absence."""
+    save_by_request(master, attempt, "a", 2)
+    ours = session(master, attempt)
+    user = api.Session(master.url, "user", USER_TOKEN, None, max_retries=0)
+    polled = ours.get(f"/api/v1/allocations/{attempt.id}/signals/preemption?timeout_seconds=0")
+    assert polled.json() == {"preempt": False}
+    checkpoint = ours.get("/api/v1/checkpoints/a").json()["checkpoint"]
+    of_training = checkpoint["training"]
+    assert (of_training["trainingMetrics"], of_training["searcherMetric"]) == (None, None)
+    assert of_training["validationMetrics"] == {"avgMetrics": {}, "batchMetrics": None}
+    for path, nulls in (
+        ("trials/1", {"endTime", "runnerState", "bestCheckpoint", "latestValidation"}),
+        ("experiments/1", {"endTime", "description", "labels", "progress"}),
+    ):
+        (told,) = [one for one in user.get(f"/api/v1/{path}").json().values() if one]
+        assert {name for name, value in told.items() if value is None} == nulls
+    assert user.get("/api/v1/experiments/1").json()["experiment"]["archived"] is False
+
+
 def test_a_grid_is_expanded_from_its_end_and_a_fork_has_its_parents_code(master):
     config = {
         "entrypoint": "true",

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 from determined.experimental import client
+from determined.tensorboard import fetchers
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from detsd.fetch import fetch_checkpoint
 from tests.cluster.agent import Agent, Container
@@ -66,12 +69,21 @@ def steps(trial: Trial) -> list[int]:
     return [one["metadata"]["steps_completed"] for one in trial.checkpoints]
 
 
-def shown(server: S3Server, trial: Trial) -> list[str]:
-    """Return the pictures that TensorBoard finds."""
+def shown(trial: Trial, folder: Path) -> list[str]:
+    """Return the pictures that TensorBoard finds, fetched as a cluster's TensorBoard does."""
     place = f"{CLUSTER}/tensorboard/experiment/{trial.experiment.id}/trial/{trial.id}/"
-    keys = [key.removeprefix(place) for key in server.keys(place)]
-    assert any("tfevents" in key for key in keys)
-    return sorted(key for key in keys if key.endswith(".png"))
+    storage = trial.experiment.config["checkpoint_storage"]
+    fetcher = fetchers.build(storage, [place], str(folder))
+    for path in fetcher.list_all_generator():
+        fetcher._fetch(path, lambda: None)
+    fetched = folder / storage["bucket"] / place
+    events = EventAccumulator(str(fetched), {"images": 0}).Reload()
+    steps = [event.step for event in events.Images("samples/00-a-det-logo")]
+    pictures = sorted(fetched.rglob("*.png"))
+    assert len(steps) == len(pictures)
+    assert events.Scalars("Determined/loss")
+    assert all(Image.open(path).size == (32, 32) for path in pictures)
+    return [str(path.relative_to(fetched)) for path in pictures]
 
 
 def wait_for(master: Master, condition: Callable[[], bool]) -> None:
@@ -106,14 +118,14 @@ def until(container: Container, condition: Callable[[], bool]) -> None:
 
 
 def test_an_outage_costs_its_time_and_no_picture(
-    bucket: S3Server, master: Master, agent: Agent, submit: Any, hparams: Any, fetch: Any
+    bucket: S3Server, agent: Agent, submit: Any, hparams: Any, fetch: Any, tmp_path: Path
 ) -> None:
     hparams = longer(hparams)
     hparams["inference"] = PROMPT
     straight = submit(hparams)
     agent.run(straight)
     assert steps(straight) == [20, 40]
-    pictures = shown(bucket, straight)
+    pictures = shown(straight, tmp_path / "straight")
     assert len(pictures) == 5
 
     trial = submit(hparams)
@@ -127,7 +139,7 @@ def test_an_outage_costs_its_time_and_no_picture(
     assert "Sync of Tensorboard files failed" in container.log  # it was held in time
     assert (trial.state, steps(trial)) == (COMPLETED, [20, 40])
     assert fetch(trial) == fetch(straight)
-    assert shown(bucket, trial) == pictures
+    assert shown(trial, tmp_path / "disturbed") == pictures
     assert trial.metrics("validation") == straight.metrics("validation")
     assert bucket.place()["secret_key"] not in container.log
 

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from detsd.resume import FORMAT, STATE
 from tests.cluster.client import ranking
 from tests.cluster.master import CLUSTER
-from tests.cluster.records import COMPLETED, QUEUED, Trial
+from tests.cluster.records import CANCELED, COMPLETED, QUEUED, Trial
 from tests.trials import changed
 
 PROMPT = {"inference_prompts": ["a det-logo"], "num_inference_steps": 2}
@@ -124,6 +125,18 @@ def test_a_trial_that_fails_is_restarted_and_reports_nothing_twice(master, agent
     assert len(ranking(trial)) == 3
 
 
+def test_a_trial_that_a_user_kills_is_not_restarted(master, agent, submit, hparams, det):
+    trial = submit(longer(hparams), max_restarts=5)
+    container = agent.start(trial, slots=2)
+    wait_for_metrics(master, container, 7)  # past the checkpoint of step 12
+    det("e", "kill", str(trial.experiment.id))
+    container.kill()  # by the agent, which the master tells to
+    assert agent.finish(container) != 0
+    assert (trial.state, trial.experiment.state) == (CANCELED, CANCELED)
+    assert (trial.restarts, steps(trial)) == (0, [12])
+    assert exported(master, trial)
+
+
 def test_a_trial_paused_before_its_first_step_begins_again(master, agent, submit, hparams):
     hparams["inference"] = PROMPT
     straight = submit(hparams)
@@ -159,7 +172,9 @@ def test_another_trials_checkpoint_starts_a_trial_at_step_0(master, agent, submi
     source = submit(hparams)
     agent.run(source)
     # Of another version: nothing of what only its own trial reads can be read.
-    (folder(master, source) / "resume" / "state.pt").write_bytes(b"of version 9")
+    state_file = folder(master, source) / STATE
+    state = torch.load(state_file, weights_only=True)
+    torch.save({**state, "format": FORMAT + 1}, state_file)
     hparams = changed(hparams, training__learning_rate=0, training__num_sgd_steps=2)
     for key, values in hparams["concepts"].items():
         hparams["concepts"][key] = [values, values]
@@ -190,5 +205,6 @@ def test_another_trials_checkpoint_starts_a_trial_at_step_0(master, agent, submi
     assert json.loads(metadata.read_text())["trial_id"] == source.id
     master.go_on(source.experiment, {"hyperparameters": {"training": {"num_sgd_steps": 8}}})
     said = agent.run(source).log
-    assert "error: " in said and "remove its checkpoint" in said
+    assert f"has format {FORMAT + 1}, this detsd goes on from format {FORMAT}: " in said
+    assert "error: " in said
     assert "Traceback" not in said
