@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# The storage is tried as an attempt starts: at once by Determined's launcher, which gives up, and
+NO_STORAGE = "no storage"
+# It is tried as an attempt starts: at once by Determined's launcher, which gives up, and
 # then by the bundle, which waits for so many seconds. What comes later waits for ten minutes.
 AT_ONCE = re.compile("Checkpoint storage validation failed")
 AFTER_A_WHILE = re.compile("error: checkpoints cannot be kept in")
@@ -49,7 +50,7 @@ class End(NamedTuple):
             return said if self.acknowledged_after < LATE else None
         if self.code == 0:
             return "done"
-        return "no storage" if any(self._is_of_storage(error) for error in found) else None
+        return NO_STORAGE if any(self._is_of_storage(error) for error in found) else None
 
     def _is_explained(self, error: str) -> bool:
         return bool(

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from tests.cluster import processes
 from tests.cluster.cluster import Cluster, on_slots
 from tests.cluster.containers import Container
-from tests.cluster.ends import End
+from tests.cluster.ends import NO_STORAGE, End
 from tests.cluster.jobs import Job
 from tests.cluster.records import COMPLETED, OVER, QUEUED
 
@@ -91,14 +91,14 @@ class Subject:
         if trial.restarts > before:
             self.failed += 1
             self.restarts = max(self.restarts, trial.restarts)
-            self._explained += reason is not None
+            self._explained += reason is not None and reason in (self._hit, NO_STORAGE)
+            if trial.restarts > self._explained:
+                counted = f"{trial.restarts} restarts, of which {self._explained} are explained"
+                self.differences.append(f"{trial.state} after {counted}")
         if reason is None:
             reason = "NOBODY KNOWS WHY"
             tail = container.log[-3000:]
             self.differences.append(f"attempt {trial.run} ended with {code}:\n{tail}")
-        if trial.restarts > self._explained:
-            counted = f"{trial.restarts} restarts, of which {self._explained} are explained"
-            self.differences.append(f"{trial.state} after {counted}")
         return f"{self.name} ends with {code}, {reason}: {trial.state} ({self.where})"
 
     def _end_of(self, container: Container, code: int, moment: float) -> End:

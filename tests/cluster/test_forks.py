@@ -1,7 +1,10 @@
 """What Fork and Continue of the Web UI make of a trial, by the requests that it sends for them."""
 
+import base64
+import io
 import json
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +72,9 @@ def test_a_fork_starts_anew_with_its_parents_code(master, agent, source):
     trial = fork(master, source, description="Fork of parent")
     container = agent.start(trial)
     task = api.TaskSession(master.url, "user", container.allocation.token, None, max_retries=0)
-    bindings.get_GetTaskContextDirectory(task, taskId="any")
+    packed = base64.b64decode(bindings.get_GetTaskContextDirectory(task, taskId="its own").b64Tgz)
+    with tarfile.open(fileobj=io.BytesIO(packed)) as context:
+        assert {name.partition("/")[0] for name in context.getnames()} == {"mine"}
     assert agent.finish(container) == 0, container.log
     assert trial.experiment.files == source.experiment.files != []
     assert trial.id != source.id and trial.started_from == 0

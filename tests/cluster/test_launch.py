@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cluster import processes
+from tests.cluster.ends import errors
 from tests.cluster.records import COMPLETED, ERROR, PAUSED
 from tests.conftest import ROOT
 
@@ -121,7 +122,7 @@ def test_a_process_that_is_killed_takes_the_trial_down(master, agent, det, small
     assert trial.state == ERROR
     *_, end = container.log.rpartition("Root Cause (first observed failure):")
     assert re.search(r"exitcode  : 247 \(pid: \d+\)", end), container.log  # 256 - SIGKILL
-    print(container.log)
+    assert all("ChildFailedError" in error for error in errors(container.log)), container.log
 
 
 def test_a_test_of_the_shipped_grid_runs_as_it_is(master, agent, det):
