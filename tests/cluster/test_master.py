@@ -77,29 +77,6 @@ def test_metrics_are_not_changed_and_not_those_of_an_old_attempt(master, attempt
     master.broken.clear()
 
 
-def test_a_report_replaces_what_earlier_attempts_say_of_later_steps(master, attempt):
-    for step in (2, 4, 6):
-        report(master, attempt, step, loss=step)
-        report(master, attempt, step, "validation", loss=step)
-        report(master, attempt, step, "images", number=step)
-    master.ended(attempt, 1)
-    trial = attempt.trial
-    second = master.allocate(trial)
-    report(master, second, 4, "validation", loss=9)
-    assert trial.metrics("training") == {2: {"loss": 2}, 4: {"loss": 4}}
-    assert trial.metrics("validation") == {2: {"loss": 2}, 4: {"loss": 9}}
-    assert [*trial.metrics("images")] == [2, 4]
-    # With each report, and not only with the first; an attempt's own stay.
-    report(master, second, 6, "validation", loss=9)
-    report(master, second, 3, loss=9)
-    assert trial.metrics("training") == {2: {"loss": 2}, 3: {"loss": 9}}
-    assert [*trial.metrics("validation")] == [2, 4, 6]
-    assert [*trial.metrics("images")] == [2]
-    # There is one part of the table for all groups of a user's own.
-    report(master, second, 2, "sounds", number=1)
-    assert trial.metrics("images") == {}
-
-
 def test_who_is_left_over_from_an_attempt_changes_nothing(master, attempt):
     trial = attempt.trial
     save_by_request(master, attempt, "a", 2)
