@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 
 import determined
 from determined import core
+from determined.common.api.errors import BadRequestException as MastersError
 
 from detsd import console
-from detsd.config import hub_variable
+from detsd.config import hub_variable, is_exposed
+from detsd.preemption import EarlyPreemption, wait_out
 from detsd.processes import Processes, open_processes
 from detsd.reason import reason
-from detsd.retry import keep_trying
 from detsd.storage import METADATA, name_place, named, read_metadata
 from detsd.trial import Checkpoint, Trial, TrialError, Write, max_length
 
@@ -80,21 +81,24 @@ class ClusterTrial(Trial):
             yield None
             return
         restore_path = self._context.checkpoint.restore_path
+        ranks = self._context.distributed
         with ExitStack() as stack:
 
             def fetch() -> Path:
                 with named("read from", self._place):
-                    # Each process its own: then each can try again without the others.
+                    # Shared by us: its own way has no process try again without the others.
                     mode = core.DownloadMode.NoSharedDownload
                     return stack.enter_context(restore_path(uuid, download_mode=mode))
 
-            path = self._wait_out(fetch)
+            is_first_here = ranks.get_local_rank() == 0
+            path = ranks.broadcast_local(self._wait_out(fetch) if is_first_here else None)
             metadata = read_metadata(path / METADATA)
             # An id is the trial's own on one cluster only; the earlier example kept no cluster's.
             here = {"cluster_id": self._info.cluster_id, **metadata}
             own = all(here.get(key) == self._identity[key] for key in ("trial_id", "cluster_id"))
             self._first_step = metadata.get("steps_completed", 0) if own else 0
             yield Checkpoint(path, own, self._first_step, uuid)
+            self.wait()  # what was downloaded is removed below, and others may be reading it
 
     def report(self, group: str, step: int, metrics: Mapping[str, float]) -> None:
         """Report to the master, which TensorBoard's scalars follow."""
@@ -147,20 +151,18 @@ class ClusterTrial(Trial):
             write(Path(folder))
 
             def upload() -> str:
-                with named("written to", self._place):
-                    return self._context.checkpoint.upload(folder, {**metadata, **self._identity})
+                try:
+                    with named("written to", self._place, apart=(MastersError,)):
+                        about = {**metadata, **self._identity}
+                        return self._context.checkpoint.upload(folder, about)
+                except MastersError as error:
+                    said = f"the master {self._info.master_url} was not told: {reason(error)}"
+                    raise TrialError(said) from error
 
             return self._wait_out(upload)
 
     def _wait_out(self, work: Callable[[], T]) -> T:
-        preempt, is_chief = self._context.preempt, self.is_chief
-        try:
-            return keep_trying(work, lambda: is_chief and preempt.should_preempt(auto_ack=False))
-        except Exception:
-            # Acknowledges, if there is something to: then to leave like this is no failure.
-            if is_chief:
-                preempt.should_preempt()
-            raise
+        return wait_out(work, self._context.preempt if self.is_chief else None)
 
     def _upload_again(self) -> None:
         if self._failed_uploads.any:
@@ -178,6 +180,11 @@ def open_trial() -> Iterator[Trial]:
             "no trial of a Determined cluster is going on here; without a cluster run "
             "`python -m detsd run FILE.yaml`"
         )
+    if is_exposed(os.environ, info.trial._config.get("environment")):
+        log.warning(
+            "the hub's token is under environment_variables, which the log of each task and the "
+            "Web UI show: move it to data.secrets.hf_token"
+        )
     os.environ.update(hub_variable(info.user_data, os.environ))
     with open_processes() as processes:
         several = core.DistributedContext.from_torch_distributed
@@ -188,15 +195,18 @@ def open_trial() -> Iterator[Trial]:
             mode = core.PreemptMode.ChiefOnly
             try:
                 return core.init(distributed=distributed, preempt_mode=mode)
-            # It asks a storage with an endpoint what it is; the master's errors are other kinds.
+            # It asks a storage with an endpoint what it is. Of the master's errors only one, for
+            # its certificate, is of this kind.
             except OSError as error:
+                asked = getattr(error, "request", None)
+                if getattr(asked, "url", "").startswith(info.master_url):
+                    raise TrialError(f"the master {info.master_url}: {reason(error)}") from error
                 place = name_place(info.trial._config["checkpoint_storage"])
                 said = f"checkpoints cannot be kept in {place}: {reason(error)}"
                 raise TrialError(said) from error
 
-        # A storage that never worked may be misspelt; one that did is away for a while.
-        is_new = info.latest_checkpoint is None
-        opened = keep_trying(init, lambda: is_new)
+        # Determined's launcher has just used the storage: it is not misspelt.
+        opened = wait_out(init, EarlyPreemption(info) if processes.is_chief else None)
         with opened as context, tempfile.TemporaryDirectory(prefix="detsd-") as folder:
             trial = ClusterTrial(processes, context, info, Path(folder))
             try:
@@ -209,5 +219,6 @@ def run_trial(work: Callable[[Trial], None]) -> None:
     """Do the work of an entry point as a process of a trial on a cluster."""
     console.speak(int(os.environ.get("RANK", 0)))
     console.hush_loading()
-    with console.errors_in_a_line(), open_trial() as trial, console.errors_at_once():
+    at_once = console.errors_at_once(console.TIME_TO_CLOSE)
+    with console.errors_in_a_line(), open_trial() as trial, at_once:
         work(trial)

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -15,6 +16,7 @@ from pathlib import Path
 # Gloo's and NCCL's words for it.
 PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
 PATIENCE = 10.0  # seconds
+TIME_TO_CLOSE = 20.0
 FILE_FOR_TORCHRUN = "TORCHELASTIC_ERROR_FILE"
 
 
@@ -66,20 +68,28 @@ def errors_in_a_line(said: Path | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def errors_at_once() -> Iterator[None]:
-    """As above, but before what is open around it is closed: that takes time, and may be cut."""
+def errors_at_once(time_to_close: float | None = None) -> Iterator[None]:
+    """As above, but before what is open around it is closed: that takes time, and may be cut.
+
+    A storage that does not answer could else hold this process, and so the others, for minutes.
+    """
     try:
         yield
     except Exception as error:
         if _is_a_peers(error):
             raise
         _say(error)
+        if time_to_close is not None:
+            last = threading.Timer(time_to_close, os._exit, [1])
+            last.daemon = True
+            last.start()
         sys.exit(1)
 
 
 def _is_a_peers(error: Exception) -> bool:
     """Return whether it only says that another process is gone: that one says why."""
-    return any(words in str(error) for words in PEER_IS_GONE)
+    of_torch = type(error) is RuntimeError or type(error).__module__.startswith("torch.")
+    return of_torch and any(words in str(error) for words in PEER_IS_GONE)
 
 
 def _say(error: Exception) -> None:

@@ -24,6 +24,7 @@ KINDS = {
 UNREACHABLE = {errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH}
 # S3 gives some of these with a status that says the request was wrong.
 LATER = {"RequestTimeout", "RequestLimitExceeded", "SlowDown", "Throttling", "ThrottlingException"}
+PLAIN = "WRONG_VERSION_NUMBER"  # https to a port that speaks http
 NEVER = {501, 505}  # what the server cannot do today, it cannot do in a minute
 
 
@@ -56,7 +57,7 @@ def keep_trying(work: Callable[[], T], asked_to_stop: Callable[[], bool], clock:
 def is_outage(error: BaseException) -> bool:
     """Return whether the error may be gone in a minute with nothing changed."""
     errors = list(_chain(error))
-    if any(isinstance(one, ssl.SSLCertVerificationError) for one in errors):
+    if any(isinstance(one, ssl.SSLCertVerificationError) or PLAIN in str(one) for one in errors):
         return False
     # The outermost that says anything says it: what is below may be an attempt at something else.
     verdicts = (_verdict(one) for one in errors)

@@ -210,10 +210,12 @@ def name_place(place: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def named(deed: str, place: str) -> Iterator[None]:
-    """Let what fails in here say which storage it is that has failed."""
+def named(deed: str, place: str, apart: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Let what fails in here, errors `apart`, say which storage it is that has failed."""
     try:
         yield
+    except apart:
+        raise
     # Each kind of storage fails in its own way; the place is what the user has to know.
     except Exception as error:
         raise StorageError(f"checkpoints cannot be {deed} {place}: {reason(error)}") from error

@@ -1,11 +1,14 @@
 """What a process that fails says, and what it leaves to torchrun."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from detsd import console
 from detsd.config import ConfigError
+from detsd.trial import TrialError
 
 
 @pytest.fixture
@@ -39,3 +42,29 @@ def test_the_loss_of_a_peer_is_that_peers_to_explain(report, capsys):
     with pytest.raises(SystemExit), console.errors_in_a_line(), console.errors_at_once():
         raise RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1234")
     assert capsys.readouterr().err == "" and not report.exists()
+
+
+@pytest.mark.parametrize("kind", [TrialError, ConnectionResetError, ValueError])
+def test_the_loss_of_a_storage_or_a_master_is_said(kind, report, capsys):
+    with pytest.raises(SystemExit), console.errors_in_a_line(), console.errors_at_once():
+        raise kind("step 40 could not be saved: Connection reset by peer")
+    assert "could not be saved" in capsys.readouterr().err and report.exists()
+
+
+HANGS = """
+import contextlib, time
+from detsd import console
+@contextlib.contextmanager
+def storage():
+    try:
+        yield
+    finally:
+        time.sleep(60)
+with console.errors_in_a_line(), storage(), console.errors_at_once(0.1):
+    raise ValueError("a mistake")
+"""
+
+
+def test_a_process_that_has_failed_ends_though_nothing_answers():
+    done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True, timeout=50)
+    assert done.returncode == 1 and done.stderr.endswith("ValueError: a mistake\n")

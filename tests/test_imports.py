@@ -12,7 +12,7 @@ LEVELS = (
         *("", "words", "concepts", "loss", "gallery", "images", "console", "storage", "processes"),
         *("score", "schedulers", "png", "retry"),
     },
-    {"config", "tokens", "request", "trial", "runfolder", "imagestore", "rating"},
+    {"config", "preemption", "tokens", "request", "trial", "runfolder", "imagestore", "rating"},
     {"launcher", "prompts", "text", "search", "optimization", "meter", "retention", "foldertrial"}
     | {"clustertrial", "leaderboard", "page", "sweep", "sheets", "fetch"},
     {"data", "model", "rank", "plan", "gather"},
@@ -26,7 +26,7 @@ LEVELS = (
     {"compat", "__main__"},
 )
 HOMES = {
-    "determined": {"clustertrial", "foldertrial", "runfolder", "plan"},
+    "determined": {"clustertrial", "foldertrial", "preemption", "runfolder", "plan"},
     "diffusers": {"model", "safety"},
     "torchvision": set(),
 }

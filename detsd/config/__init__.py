@@ -9,7 +9,7 @@ from detsd.config.finetune import (
     TrainingConfig,
 )
 from detsd.config.grid import GridConfig
-from detsd.config.hub import hub_token, hub_variable
+from detsd.config.hub import hub_token, hub_variable, is_exposed
 from detsd.config.inference import InferenceConfig
 from detsd.config.read import ConfigError, read
 
@@ -27,5 +27,6 @@ __all__ = [
     "Word",
     "hub_token",
     "hub_variable",
+    "is_exposed",
     "read",
 ]

@@ -42,6 +42,12 @@ def hub_variable(data: Any, environment: Mapping[str, str]) -> dict[str, str]:
     return {VARIABLES[0]: str(token)}
 
 
+def is_exposed(variables: Mapping[str, str], environment: Any) -> bool:
+    """Return whether the YAML's `environment`, which everybody sees, has the token in it."""
+    tokens = {variables[name].strip() for name in VARIABLES if variables.get(name)}
+    return any(token in str(environment) for token in tokens - {PLACEHOLDER, ""})
+
+
 def folder_or_hub_id(name: str) -> str:
     """Return the folder's path, or the name as it is where it can only be an id."""
     folder = Path(name).expanduser()

@@ -1,4 +1,4 @@
-"""The metrics table: a report replaces what earlier attempts had said of its step and later ones."""
+"""The metrics table: a report replaces what earlier attempts had said of its step and on."""
 
 import pytest
 
