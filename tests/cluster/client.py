@@ -102,25 +102,27 @@ def experiment_checkpoints(asked: Asked) -> dict[str, Any]:
 
 @answers("GET", "/api/v1/checkpoints/{}", "any")
 def checkpoint(asked: Asked) -> dict[str, Any]:
-    for trial, one in asked.master.checkpoints():
-        if one["uuid"] == asked.path[0]:
-            return {"checkpoint": _checkpoint(trial, one)}
-    raise RefusedError(404, f"no checkpoint {asked.path[0]}")
+    return {"checkpoint": _checkpoint(*_named(asked))}
 
 
 @answers("GET", "/checkpoints/{}", "user")
 def download(asked: Asked) -> bytes:
     """Fetch a checkpoint for somebody who cannot reach the storage."""
+    trial, told = _named(asked)
+    place = storage.build(trial.experiment.config["checkpoint_storage"], container_path=None)
+    packed = io.BytesIO()
+    with (
+        place.restore_path(told["uuid"]) as folder,
+        tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as archive,
+    ):
+        archive.add(folder, ".")
+    return packed.getvalue()
+
+
+def _named(asked: Asked) -> tuple[Trial, dict[str, Any]]:
     for trial, one in asked.master.checkpoints():
         if one["uuid"] == asked.path[0]:
-            place = trial.experiment.config["checkpoint_storage"]
-            packed = io.BytesIO()
-            with (
-                storage.build(place, container_path=None).restore_path(one["uuid"]) as folder,
-                tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as archive,
-            ):
-                archive.add(folder, ".")
-            return packed.getvalue()
+            return trial, one
     raise RefusedError(404, f"no checkpoint {asked.path[0]}")
 
 

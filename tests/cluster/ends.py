@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 NO_STORAGE = "no storage"
-# It is tried as an attempt starts: at once by Determined's launcher, which gives up, and
-# then by the bundle, which waits for so many seconds. What comes later waits for ten minutes.
+# It is tried as an attempt starts: at once by Determined's launcher, which gives up, and then by
+# the bundle, which waits as it does for all that comes later.
 AT_ONCE = re.compile("Checkpoint storage validation failed")
 AFTER_A_WHILE = re.compile("error: checkpoints cannot be kept in")
-WHILE = 60.0
+WHILE = 600.0
 # Who was preempted in an outage leaves without what he wanted to save or read.
 CUT_SHORT = re.compile("error: (step [0-9]+ could not be saved: )?checkpoints cannot be ")
 # What the launcher's clients say when its server is gone, or has removed its socket.
