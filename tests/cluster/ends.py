@@ -38,19 +38,26 @@ class End(NamedTuple):
     acknowledged_after: float | None = None
     storage_was_away: bool = False  # at that moment
 
+    @property
+    def is_late(self) -> bool:
+        """Whether it took its time to acknowledge what it had been told."""
+        return self.acknowledged_after is not None and self.acknowledged_after > LATE
+
     def reason(self) -> str | None:
         """Return what explains it, if anything explains it and all that its processes say."""
-        found = list(errors(self.log))
-        if not all(self._is_explained(error) for error in found):
+        if self.strange():
             return None
         if self.hit:
             return self.hit
         if self.acknowledged_after is not None:
-            said = f"preempted, {self.acknowledged_after:.1f} s after it was told"
-            return said if self.acknowledged_after < LATE else None
+            return f"preempted, {self.acknowledged_after:.1f} s after it was told"
         if self.code == 0:
             return "done"
-        return NO_STORAGE if any(self._is_of_storage(error) for error in found) else None
+        return NO_STORAGE if any(self._is_of_storage(error) for error in errors(self.log)) else None
+
+    def strange(self) -> list[str]:
+        """Return the errors that nothing explains."""
+        return [error for error in errors(self.log) if not self._is_explained(error)]
 
     def _is_explained(self, error: str) -> bool:
         return bool(

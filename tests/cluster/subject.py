@@ -87,7 +87,8 @@ class Subject:
         processes.sweep(container)
         self._cluster.master.ended(container.allocation, code)
         self.container = None
-        reason = self._end_of(container, code, moment).reason()
+        end = self._end_of(container, code, moment)
+        reason = end.reason()
         if trial.restarts > before:
             self.failed += 1
             self.restarts = max(self.restarts, trial.restarts)
@@ -97,8 +98,10 @@ class Subject:
                 self.differences.append(f"{trial.state} after {counted}")
         if reason is None:
             reason = "NOBODY KNOWS WHY"
-            tail = container.log[-3000:]
-            self.differences.append(f"attempt {trial.run} ended with {code}:\n{tail}")
+            said = "\n".join(end.strange()) or end.log[-3000:]
+            self.differences.append(f"attempt {trial.run} ended with {code}:\n{said}")
+        if end.is_late:
+            self.differences.append(f"attempt {trial.run} was too late: {reason}")
         return f"{self.name} ends with {code}, {reason}: {trial.state} ({self.where})"
 
     def _end_of(self, container: Container, code: int, moment: float) -> End:

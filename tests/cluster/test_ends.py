@@ -71,12 +71,16 @@ def test_the_end_of_an_attempt_is_explained(reason: str, end: End) -> None:
         End(1, VALIDATION, 9),
         End(1, NOT_KEPT, 70, storage_was_away=True),
         End(1, NOT_KEPT, 610),
-        End(0, "", 9, acknowledged_after=12.0),
         End(0, CRASH, 9, acknowledged_after=0.2),
     ],
 )
 def test_and_nothing_else_does(end: End) -> None:
     assert end.reason() is None
+
+
+def test_who_is_told_has_to_leave_soon() -> None:
+    late, soon = (End(0, "", 99, acknowledged_after=seconds) for seconds in (12.0, 9.0))
+    assert late.is_late and not soon.is_late
 
 
 def test_a_trace_is_found_among_other_processes_lines_and_an_error_with_a_cause_is_one() -> None:
