@@ -12,11 +12,9 @@ AFTER_A_WHILE = re.compile("error: checkpoints cannot be kept in")
 WHILE = 600.0
 # Who was preempted in an outage leaves without what he wanted to save or read.
 CUT_SHORT = re.compile("error: (step [0-9]+ could not be saved: )?checkpoints cannot be ")
-# What the launcher's clients say when its server is gone, or has removed its socket.
+# What the launcher's clients say when its server is gone before they have found it.
 OF_A_DEAD_PEER = re.compile(
-    r"determined/exec/pid_client\.py.*\n"
-    r"(ConnectionRefusedError|ConnectionResetError|BrokenPipeError|FileNotFoundError)\b",
-    re.DOTALL,
+    r"determined/exec/pid_client\.py.*\nConnectionRefusedError: \[Errno 111\]", re.DOTALL
 )
 # Torchrun's last words. They repeat that a process has failed, and explain nothing.
 REPEATED = re.compile(r"\n\S+\.ChildFailedError")
@@ -60,11 +58,12 @@ class End(NamedTuple):
         return [error for error in errors(self.log) if not self._is_explained(error)]
 
     def _is_explained(self, error: str) -> bool:
+        is_cut_short = self.acknowledged_after is not None and self.storage_was_away
         return bool(
             REPEATED.search(error)
             or self._is_of_storage(error)
             or (self.hit and OF_A_DEAD_PEER.search(error))
-            or (self.acknowledged_after is not None and CUT_SHORT.match(error))
+            or (is_cut_short and CUT_SHORT.match(error))
         )
 
     def _is_of_storage(self, error: str) -> bool:

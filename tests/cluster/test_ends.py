@@ -50,7 +50,7 @@ NOT_SAVED = "error: step 40 could not be saved: checkpoints cannot be written to
         ("no storage", End(1, VALIDATION, 9, storage_was_away=True)),
         ("no storage", End(1, NOT_KEPT + TORCHRUN, 610, storage_was_away=True)),
         ("preempted, 0.2 s after it was told", End(0, "", 9, acknowledged_after=0.2)),
-        ("preempted, 0.2 s after it was told", End(1, NOT_SAVED, 9, acknowledged_after=0.2)),
+        ("preempted, 0.2 s after it was told", End(1, NOT_SAVED, 9, None, 0.2, True)),
     ],
 )
 def test_the_end_of_an_attempt_is_explained(reason: str, end: End) -> None:
@@ -72,6 +72,7 @@ def test_the_end_of_an_attempt_is_explained(reason: str, end: End) -> None:
         End(1, NOT_KEPT, 70, storage_was_away=True),
         End(1, NOT_KEPT, 610),
         End(0, CRASH, 9, acknowledged_after=0.2),
+        End(1, NOT_READ, 9, acknowledged_after=0.2),
     ],
 )
 def test_and_nothing_else_does(end: End) -> None:
