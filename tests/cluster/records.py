@@ -1,12 +1,14 @@
 """An experiment, its trials, their attempts and metrics. This file knows what a master keeps."""
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 QUEUED, RUNNING, PAUSED = "QUEUED", "RUNNING", "PAUSED"
 COMPLETED, CANCELED, ERROR = "COMPLETED", "CANCELED", "ERROR"
 OVER = (COMPLETED, CANCELED, ERROR)
+LOOPBACK = "127.0.0.1"  # where a container is that has no others to be reached by
 
 
 class RefusedError(Exception):
@@ -23,9 +25,11 @@ class Allocation:
 
     trial: "Trial"
     slots: int
+    addresses: Sequence[str] = (LOOPBACK,)  # of its containers
     id: str = field(default_factory=lambda: f"allocation-{uuid.uuid4().hex}")
     preempted_at: float | None = None
     acknowledged_at: float | None = None
+    met: set[int] = field(default_factory=set)  # of the containers, those that are there
 
     @property
     def token(self) -> str:

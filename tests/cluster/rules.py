@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Condition
 from typing import Any
@@ -14,6 +14,7 @@ from tests.cluster.records import (
     CANCELED,
     COMPLETED,
     ERROR,
+    LOOPBACK,
     OVER,
     QUEUED,
     RUNNING,
@@ -79,7 +80,9 @@ class Rules:
             if single or trial.state != COMPLETED:
                 trial.state, trial.restarts = QUEUED, 0
 
-    def allocate(self, trial: Trial, slots: int | None = None) -> Allocation:
+    def allocate(
+        self, trial: Trial, slots: int | None = None, addresses: Sequence[str] = (LOOPBACK,)
+    ) -> Allocation:
         """Give a queued trial its slots: a new attempt."""
         assert trial.state == QUEUED and not trial.experiment.paused, trial
         own = trial.latest
@@ -87,7 +90,7 @@ class Rules:
         trial.run += 1
         trial.state = RUNNING
         wanted = trial.experiment.config["resources"]["slots_per_trial"]
-        trial.allocation = Allocation(trial, slots or wanted)
+        trial.allocation = Allocation(trial, slots or wanted, addresses)
         self.allocations[trial.allocation.id] = trial.allocation
         return trial.allocation
 
