@@ -111,7 +111,8 @@ def open_nodes(folder: Path, shared: Sequence[Path]) -> Iterator[tuple[Node, Nod
 def missing() -> str | None:
     """Return what this machine lacks for nodes."""
     if absent := [tool for tool in TOOLS if shutil.which(tool) is None]:
-        return f"two nodes on one machine need the commands {', '.join(absent)} (of iproute2 and util-linux)"
+        lack = ", ".join(absent)
+        return f"two nodes on one machine need the commands {lack} (of iproute2 and util-linux)"
     if os.geteuid() != 0:
         return "two nodes on one machine need root, for their namespaces"
     probe = "mount -t tmpfs probe /tmp && ip link add type veth"
