@@ -4,16 +4,19 @@ import io
 import json
 import subprocess
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.cluster import client, warm  # noqa: F401  client answers for the master, too
-from tests.cluster.containers import Container, surroundings
+from tests.cluster.containers import Container, apart, surroundings
 from tests.cluster.master import CLUSTER, USER, USER_TOKEN, Master, pack
+from tests.cluster.nodes import Node
 from tests.cluster.ports import free_ports
 from tests.cluster.records import QUEUED, Experiment, Trial
 
 MODULES = {"detsd.finetune", "detsd.grid"}
+PREPARE = "python3 -m determined.exec.prep_container"
 
 
 class Agent:
@@ -36,11 +39,13 @@ class Agent:
         self.finish(container)
         return container
 
-    def finish(self, container: Container) -> int:
-        """Wait for an attempt's end, and tell the master."""
-        code = container.wait()
-        container.remove()
-        self.master.ended(container.allocation, code)
+    def finish(self, *containers: Container) -> int:
+        """Wait for an attempt's end, and tell the master; return its exit code."""
+        codes = [container.wait() for container in containers]
+        for container in containers:
+            container.remove()
+        code = next((code for code in codes if code), 0)
+        self.master.ended(containers[0].allocation, code)
         return code
 
     def run_all(self, experiment: Experiment, **arguments: Any) -> list[Container]:
@@ -78,20 +83,31 @@ class Agent:
 
     def launch(self, trial: Trial, *, slots: int | None = None) -> Container:
         """Start an attempt with all that runs in a container: context, rendezvous, launcher."""
-        container = self._make(trial, slots)
-        prepare = "python3 -m determined.exec.prep_container"
+        before = [f"{PREPARE} --download_context_directory", ". ./startup-hook.sh"]
+        return self._launch(self._make(trial, slots), before)
+
+    def launch_on(self, nodes: Sequence[Node], trial: Trial) -> list[Container]:
+        """Start an attempt on each of the nodes, as `launch` does one whose context is there."""
+        allocation = self.master.allocate(trial, addresses=[node.address for node in nodes])
+        places = enumerate(nodes)
+        containers = [Container(allocation, self.folder, *place) for place in places]
+        self._started += containers
+        for container in containers:
+            unpack(trial.experiment.files, container.folder / "workdir")
+        return [self._launch(container, []) for container in containers]
+
+    def _launch(self, container: Container, before: Sequence[str]) -> Container:
         steps = [
-            f"{prepare} --download_context_directory",
-            ". ./startup-hook.sh",
-            f"{prepare} --resources --rendezvous --proxy",
+            f"cd {container.folder / 'workdir'}",
+            *before,
+            f"{PREPARE} --resources --rendezvous --proxy",
             "exec python3 -m determined.exec.launch",
         ]
         with (container.folder / "log").open("w") as log:
             process = subprocess.Popen(
-                ["bash", "-exc", "\n".join(steps)],
+                [*container.command, "bash", "-exc", "\n".join(steps)],
                 # What the hook installs is there: it has nobody to ask.
                 env={**self._variables(container), "PIP_NO_INDEX": "1"},
-                cwd=container.folder / "workdir",
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -100,11 +116,7 @@ class Agent:
         return container
 
     def _make(self, trial: Trial, slots: int | None) -> Container:
-        allocation = self.master.allocate(trial, slots)
-        folder = self.folder / allocation.id
-        for name in ("info", "workdir", "model"):
-            (folder / name).mkdir(parents=True)
-        self._started.append(Container(allocation, folder))
+        self._started.append(Container(self.master.allocate(trial, slots), self.folder))
         return self._started[-1]
 
     def _variables(self, container: Container) -> dict[str, str]:
@@ -112,15 +124,14 @@ class Agent:
         config = trial.experiment.config
         start = self.master.start_of(trial)
         own = config.get("environment", {}).get("environment_variables", [])
-        c10d, first, second = free_ports(3)
         known = {
             "DET_MASTER": self.master.url,
             "DET_CLUSTER_ID": CLUSTER,
-            "DET_AGENT_ID": "agent",
-            "DET_CONTAINER_ID": allocation.id,
-            "DET_RESOURCES_ID": allocation.id,
+            "DET_AGENT_ID": f"agent-{container.rank}",
+            "DET_CONTAINER_ID": container.id,
+            "DET_RESOURCES_ID": container.id,
             "DET_RESOURCES_TYPE": "docker-container",
-            "DET_SLOT_IDS": json.dumps(list(range(allocation.slots))),
+            "DET_SLOT_IDS": json.dumps(list(range(container.slots))),
             "DET_TASK_ID": f"{trial.experiment.id}.{trial.id}-{trial.run}",
             "DET_ALLOCATION_ID": allocation.id,
             "DET_SESSION_TOKEN": allocation.token,
@@ -137,16 +148,8 @@ class Agent:
             **({"DET_LATEST_CHECKPOINT": start} if start else {}),
             **dict(line.split("=", 1) for line in own),
             "DET_RETRY_CONFIG": '{"total":0}',
-            "C10D_PORT": str(c10d),
-            "INTER_TRAIN_PROCESS_COMM_PORT_1": str(first),
-            "INTER_TRAIN_PROCESS_COMM_PORT_2": str(second),
         }
-        return {
-            **surroundings(container.folder),
-            "TMPDIR": str(container.scratch),
-            **known,
-            **self.variables,
-        }
+        return {**surroundings(container.folder), **apart(container), **known, **self.variables}
 
 
 def unpack(files: list[dict[str, Any]], folder: Path) -> None:

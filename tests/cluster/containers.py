@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.cluster.nodes import Node
+from tests.cluster.ports import free_ports
 from tests.cluster.records import Allocation
 
 PATCHES = Path(__file__).parent / "container"
@@ -19,15 +21,36 @@ GRACE = 3  # seconds from a process's failure to the end of the others: as the l
 
 
 class Container:
-    """An attempt of a trial that has been started."""
+    """An attempt of a trial that has been started, or what there is of it on one node."""
 
-    def __init__(self, allocation: Allocation, folder: Path):
+    def __init__(
+        self, allocation: Allocation, folder: Path, rank: int = 0, node: Node | None = None
+    ):
         self.allocation = allocation
-        self.folder = folder
+        self.rank = rank
+        self.node = node
+        self.folder = folder / self.id
+        for name in ("info", "workdir", "model"):
+            (self.folder / name).mkdir(parents=True)
         self.scratch = Path(
             tempfile.mkdtemp(prefix="det-")
         )  # short: sockets have it in their names
         self.processes: list[Any] = []
+
+    @property
+    def id(self) -> str:
+        """Its name among those of all attempts."""
+        return f"{self.allocation.id}.{self.rank}"
+
+    @property
+    def slots(self) -> int:
+        """How many of the attempt's slots are here."""
+        return self.allocation.slots // len(self.allocation.addresses)
+
+    @property
+    def command(self) -> list[str]:
+        """What makes a command one of its node's, if it has one to itself."""
+        return self.node.command if self.node else []
 
     @property
     def log(self) -> str:
@@ -73,9 +96,22 @@ def surroundings(folder: Path) -> dict[str, str]:
         "CONTAINER_FOLDER": str(folder),
         "HOME": str(folder),
         "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
         "TOKENIZERS_PARALLELISM": "false",
         "LC_ALL": "C.UTF-8",
+    }
+
+
+def apart(container: Container) -> dict[str, str]:
+    """Return what keeps a container away from the others of this machine, unless its node does."""
+    if container.node:
+        return {}
+    c10d, first, second = free_ports(3)
+    return {
+        "GLOO_SOCKET_IFNAME": "lo",
+        "TMPDIR": str(container.scratch),
+        "C10D_PORT": str(c10d),
+        "INTER_TRAIN_PROCESS_COMM_PORT_1": str(first),
+        "INTER_TRAIN_PROCESS_COMM_PORT_2": str(second),
     }
 
 

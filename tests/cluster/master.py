@@ -22,6 +22,7 @@ USER_TOKEN, USER = "token-of-the-user", {"username": "user", "admin": False, "ac
 TASK_HEADER, USER_HEADER = "Grpc-Metadata-x-allocation-token", "Authorization"
 WHEN = "2026-01-01T00:00:00Z"
 CHANGES = re.compile("/(metrics|checkpoints|ack_preemption)$")
+RENDEZVOUS = 60  # seconds that a container waits for the others
 
 
 class Asked(NamedTuple):
@@ -172,8 +173,16 @@ def pack(files: list[dict[str, Any]]) -> bytes:
 
 @answers("GET", "/api/v1/allocations/{}/resources/{}/rendezvous", "task")
 def rendezvous(asked: Asked) -> dict[str, Any]:
-    slots = asked.allocation.slots
-    return {"rendezvousInfo": {"addresses": ["127.0.0.1"], "rank": 0, "slots": [slots]}}
+    allocation, changed = asked.allocation, asked.master.changed
+    rank = int(asked.path[1].rpartition(".")[2])
+    addresses = list(allocation.addresses)
+    slots = [allocation.slots // len(addresses)] * len(addresses)
+    with changed:
+        allocation.met.add(rank)
+        changed.notify_all()
+        if not changed.wait_for(lambda: len(allocation.met) == len(addresses), RENDEZVOUS):
+            raise RefusedError(504, f"of {addresses} there are only {sorted(allocation.met)}")
+    return {"rendezvousInfo": {"addresses": addresses, "rank": rank, "slots": slots}}
 
 
 @answers("POST", "/api/v1/allocations/{}/acceleratorData", "task")

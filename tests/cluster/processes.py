@@ -53,7 +53,7 @@ def sweep(container: Container) -> None:
 
 def _inside(container: Container) -> dict[int, list[str]]:
     """Return the command lines of those that have inherited a launched container's variables."""
-    mark = f"DET_ALLOCATION_ID={container.allocation.id}".encode()
+    mark = f"DET_CONTAINER_ID={container.id}".encode()
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has just ended

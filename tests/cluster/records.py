@@ -1,8 +1,11 @@
 """An experiment, its trials, their attempts and metrics. This file knows what a master keeps."""
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from tests.cluster.ports import LOOPBACK
 
 QUEUED, RUNNING, PAUSED = "QUEUED", "RUNNING", "PAUSED"
 COMPLETED, CANCELED, ERROR = "COMPLETED", "CANCELED", "ERROR"
@@ -37,11 +40,13 @@ class Allocation:
 
     trial: "Trial"
     slots: int
+    addresses: Sequence[str] = (LOOPBACK,)  # of its containers
     id: str = field(default_factory=lambda: f"allocation-{uuid.uuid4().hex}")
     preempted_at: float | None = None
     told_at: float | None = None  # when a poll was answered so; before that it cannot know
     acknowledged_at: float | None = None
     is_over: bool = False
+    met: set[int] = field(default_factory=set)  # of the containers, those that are there
 
     @property
     def token(self) -> str:

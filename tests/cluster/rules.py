@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Condition
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from determined.common.util import yaml_safe_load
 
 from tests.cluster.points import points
+from tests.cluster.ports import LOOPBACK
 from tests.cluster.records import (
     CANCELED,
     COMPLETED,
@@ -77,14 +78,16 @@ class Rules:
             if single or trial.state != COMPLETED:
                 trial.state, trial.restarts = QUEUED, 0
 
-    def allocate(self, trial: Trial, slots: int | None = None) -> Allocation:
+    def allocate(
+        self, trial: Trial, slots: int | None = None, addresses: Sequence[str] = (LOOPBACK,)
+    ) -> Allocation:
         """Give a queued trial its slots: a new attempt."""
         assert trial.state == QUEUED and not trial.experiment.paused, trial
         own = trial.latest
         trial.started_from = own["metadata"]["steps_completed"] if own else 0
         trial.run += 1
         trial.state = RUNNING
-        trial.allocation = Allocation(trial, slots or trial.slots)
+        trial.allocation = Allocation(trial, slots or trial.slots, addresses)
         self.allocations[trial.allocation.id] = trial.allocation
         return trial.allocation
 
