@@ -1,11 +1,13 @@
 """The processes of a run: which one this is, and what they do together."""
 
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
 
+import psutil
 import torch
 from torch import distributed
 
@@ -72,6 +74,10 @@ def open_processes(rendezvous: str = "env://") -> Iterator[Processes]:
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
+    on_several_machines = size > int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    # Gloo would take the host's name for its address: on Debian that is the loopback's.
+    if on_several_machines and (interface := _interface_to(os.environ["MASTER_ADDR"])):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     if size > 1:
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
@@ -85,3 +91,13 @@ def open_processes(rendezvous: str = "env://") -> Iterator[Processes]:
     finally:
         if size > 1:
             distributed.destroy_process_group()
+
+
+def _interface_to(machine: str) -> str | None:
+    """Return the network interface by which this machine reaches another, or itself."""
+    family, kind, *_, address = socket.getaddrinfo(machine, 9, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.connect(address)  # nothing is sent
+        own = probe.getsockname()[0]
+    interfaces = psutil.net_if_addrs().items()
+    return next((name for name, ends in interfaces if own in (end.address for end in ends)), None)

@@ -1,3 +1,5 @@
+"""Which of the processes this one is, and on which device."""
+
 import pytest
 import torch
 from torch import distributed

@@ -17,7 +17,7 @@ from tests.cluster.agent import Agent
 from tests.cluster.commandline import CommandLine
 from tests.cluster.containers import Container
 from tests.cluster.master import Master
-from tests.cluster.nodes import INTERFACE, Node, missing, open_nodes
+from tests.cluster.nodes import Node, missing, open_nodes
 from tests.cluster.records import COMPLETED, QUEUED, Trial
 from tests.cluster.relay import Relay, listen
 from tests.cluster.s3 import BUCKET, S3Server, provide_s3, provide_server  # noqa: F401
@@ -49,8 +49,6 @@ def nodes(
     """Two machines that reach the master, the storage and each other."""
     if lack := missing():
         pytest.skip(lack)
-    # What a cluster of machines whose names lead to their loopback has to be told.
-    agent.variables["GLOO_SOCKET_IFNAME"] = INTERFACE
     with open_nodes(tmp_path, [tmp_path_factory.getbasetemp()]) as nodes:
         for node in nodes:
             node.relay(port(master.url))
