@@ -1,6 +1,6 @@
 """The points of an experiment. This file knows how the master finds them, whatever the bundle says.
 
-After master/pkg/searcher/grid.go, from which detsd/search.py is a second, separate translation.
+Written apart from detsd/search.py, which has to find the same.
 """
 
 import itertools
