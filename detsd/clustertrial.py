@@ -92,13 +92,19 @@ class ClusterTrial(Trial):
 
             is_first_here = ranks.get_local_rank() == 0
             path = ranks.broadcast_local(self._wait_out(fetch) if is_first_here else None)
-            metadata = read_metadata(path / METADATA)
-            # An id is the trial's own on one cluster only; the earlier example kept no cluster's.
-            here = {"cluster_id": self._info.cluster_id, **metadata}
-            own = all(here.get(key) == self._identity[key] for key in ("trial_id", "cluster_id"))
-            self._first_step = metadata.get("steps_completed", 0) if own else 0
+            own, self._first_step = self.ask(lambda: self._origin(path, uuid))
             yield Checkpoint(path, own, self._first_step, uuid)
             self.wait()  # what was downloaded is removed below, and others may be reading it
+
+    def _origin(self, path: Path, uuid: str) -> tuple[bool, int]:
+        """Return whether the checkpoint is this trial's own, and then of which step."""
+        metadata = read_metadata(path / METADATA)
+        if not metadata:
+            raise TrialError(f"checkpoint {uuid} has no {METADATA} that says whose it is")
+        # An id is the trial's own on one cluster only; the earlier example kept no cluster's.
+        here = {"cluster_id": self._info.cluster_id, **metadata}
+        own = all(here.get(key) == self._identity[key] for key in ("trial_id", "cluster_id"))
+        return own, metadata.get("steps_completed", 0) if own else 0
 
     def report(self, group: str, step: int, metrics: Mapping[str, float]) -> None:
         """Report to the master, which TensorBoard's scalars follow."""
@@ -133,6 +139,7 @@ class ClusterTrial(Trial):
         """Write out what is still held back; Determined uploads it as it closes."""
         super().close()
         self._upload_again()
+        logging.getLogger("determined.tensorboard").removeFilter(self._failed_uploads)
 
     def _look_for_ranking(self, metrics: Mapping[str, float]) -> None:
         if self._metric not in (None, *metrics):
@@ -185,7 +192,7 @@ def open_trial() -> Iterator[Trial]:
             "the hub's token is under environment_variables, which the log of each task and the "
             "Web UI show: move it to data.secrets.hf_token"
         )
-    os.environ.update(hub_variable(info.user_data, os.environ))
+    os.environ.update(hub_variable(info.user_data))
     with open_processes() as processes:
         several = core.DistributedContext.from_torch_distributed
         distributed = several() if processes.size > 1 else None
@@ -206,7 +213,10 @@ def open_trial() -> Iterator[Trial]:
                 raise TrialError(said) from error
 
         # Determined's launcher has just used the storage: it is not misspelt.
-        opened = wait_out(init, EarlyPreemption(info) if processes.is_chief else None)
+        early = EarlyPreemption(info) if processes.is_chief else None
+        opened = wait_out(init, early)
+        if early:
+            early.close()
         with opened as context, tempfile.TemporaryDirectory(prefix="detsd-") as folder:
             trial = ClusterTrial(processes, context, info, Path(folder))
             try:

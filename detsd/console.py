@@ -96,7 +96,8 @@ def _say(error: Exception) -> None:
     text = _marked(error) if is_for_users(error) else "".join(traceback.format_exception(error))
     print(text.rstrip(), file=sys.stderr, flush=True)
     # Torchrun's report ends a cluster's log, and has this in it.
-    if path := os.environ.get(FILE_FOR_TORCHRUN):
+    path = os.environ.get(FILE_FOR_TORCHRUN)
+    if path and not Path(path).exists():  # what comes later, comes of it
         more = {"py_callstack": text, "timestamp": str(int(time.time()))}
         Path(path).write_text(json.dumps({"message": {"message": text, "extraInfo": more}}))
 

@@ -1,12 +1,14 @@
 """Whether the master wants a trial's slots back, also while an outage is waited out."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from typing import TypeVar
 
 import determined
 from determined import core
 from determined.common.api import authentication, certs
+from determined.common.api.errors import BadRequestException
 
 from detsd.retry import keep_trying
 
@@ -30,6 +32,11 @@ class EarlyPreemption:
         """Answer as the context's own."""
         return self._context.should_preempt(auto_ack)
 
+    def close(self) -> None:
+        """Ask no more, if anything was asked."""
+        if "_context" in vars(self):
+            self._context.close()
+
 
 def wait_out(work: Callable[[], T], preempt: core.PreemptContext | EarlyPreemption | None) -> T:
     """Do the work, again for as long as an outage undoes it; the chief leaves it when preempted."""
@@ -38,5 +45,6 @@ def wait_out(work: Callable[[], T], preempt: core.PreemptContext | EarlyPreempti
     except Exception:
         # Acknowledges, if there is something to: then to leave like this is no failure.
         if preempt:
-            preempt.should_preempt()
+            with suppress(BadRequestException):  # the master may be away, too
+                preempt.should_preempt()
         raise

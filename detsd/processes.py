@@ -99,5 +99,7 @@ def _interface_to(machine: str) -> str | None:
     with socket.socket(family, kind) as probe:
         probe.connect(address)  # nothing is sent
         own = probe.getsockname()[0]
+    if own.startswith("127."):  # its own name, which says nothing of where the others are
+        return None
     interfaces = psutil.net_if_addrs().items()
     return next((name for name, ends in interfaces if own in (end.address for end in ends)), None)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from PIL import Image
 
@@ -39,7 +40,7 @@ class Samples:
     def images(self, prompts: Sequence[str]) -> Drawn:
         """Draw the prompts with the samples' seeds, and show nothing."""
         with self._model.vae_awake():
-            return {prompt: self._images(prompt) for prompt in prompts}
+            return {prompt: self._images(prompt, may_stop=False) or [] for prompt in prompts}
 
     def _draw(self, step: int, prompts: Mapping[str, str], may_stop: bool) -> Drawn | None:
         drawn: Drawn = {}
@@ -47,13 +48,14 @@ class Samples:
             return drawn
         with self._model.vae_awake():
             for name, prompt in prompts.items():
-                if may_stop and self._trial.should_stop():
+                images = self._images(prompt, may_stop)
+                if images is None:
                     return None
-                images = drawn[prompt] = self._images(prompt)
+                drawn[prompt] = images
                 self._trial.show(name, sheet(images, self._columns, f"step {step}: {prompt}"), step)
         return drawn
 
-    def _images(self, prompt: str) -> list[Image.Image]:
+    def _images(self, prompt: str, may_stop: bool) -> list[Image.Image] | None:
         count = self._columns * self._trial.slots
         seed, guidance = self._config.main_process_generator_seed, self._config.guidance_scale
         requests = [
@@ -65,8 +67,13 @@ class Samples:
         def generate_batch(number: int) -> list[Image.Image]:
             return [image for _, image in generate(self._model, batches[number], size)]
 
-        dealt = self._trial.deal(generate_batch, range(len(batches)))
-        return [image for images in dealt for image in images]
+        images: list[Image.Image] = []
+        for start in range(0, len(batches), self._trial.size):
+            if may_stop and self._trial.should_stop():
+                return None
+            round_ = range(len(batches))[start : start + self._trial.size]
+            images += chain.from_iterable(self._trial.deal(generate_batch, round_))
+        return images
 
 
 def sample_settings(config: InferenceConfig) -> Settings:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 
 import numpy as np
 import pytest
@@ -111,6 +112,28 @@ def test_a_stop_cuts_samples_short_and_loses_nothing(tmp_path, hparams, monkeypa
     pictures = [{p.name for p in folder.rglob("step-*/*.png")} for folder in (straight, stopped)]
     assert pictures[0] == pictures[1]
     assert len(list(stopped.rglob("*.png"))) == len(list(straight.rglob("*.png")))
+
+
+def test_a_stop_is_heard_between_the_batches_of_a_sheet(tmp_path, hparams, monkeypatch):
+    sampled = changed(
+        hparams,
+        inference__generate_training_images=True,
+        inference__inference_prompts=["a det-logo"],
+        inference__num_inference_steps=2,
+        inference__num_pipeline_calls=3,
+    )
+    from detsd import samples
+
+    drawn, draw = [], samples.generate
+
+    def stop_after_one(*arguments):
+        drawn.append(arguments)
+        signal.raise_signal(signal.SIGTERM)
+        return draw(*arguments)
+
+    monkeypatch.setattr(samples, "generate", stop_after_one)
+    stopped = run(tmp_path / "stopped", sampled)
+    assert len(drawn) == 1 and not list(stopped.rglob("*.png"))
 
 
 def test_a_seed_decides_everything(tmp_path, hparams):

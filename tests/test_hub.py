@@ -9,21 +9,18 @@ PLACEHOLDER = "YOUR_HF_AUTH_TOKEN_HERE"
 
 
 @pytest.mark.parametrize(
-    ("data", "environment", "variables"),
+    ("data", "variables"),
     [
-        ({"secrets": {"hf_token": "hf_abc"}}, {}, {"HF_TOKEN": "hf_abc"}),
-        ({"secrets": {"hf_token": "hf_abc"}}, {"HF_TOKEN": "admin's"}, {"HF_TOKEN": "hf_abc"}),
-        ({"secrets": {"hf_token": PLACEHOLDER}}, {}, {"HF_TOKEN": PLACEHOLDER}),
-        # What is still the example's takes nobody's token away.
-        ({"secrets": {"hf_token": PLACEHOLDER}}, {"HF_AUTH_TOKEN": "admin's"}, {}),
-        ({"secrets": {"other": "x"}}, {}, {}),
-        ({"secrets": None}, {}, {}),
-        ({}, {}, {}),
-        (None, {}, {}),
+        ({"secrets": {"hf_token": "hf_abc"}}, {"HF_TOKEN": "hf_abc"}),
+        ({"secrets": {"hf_token": PLACEHOLDER}}, {}),
+        ({"secrets": {"other": "x"}}, {}),
+        ({"secrets": None}, {}),
+        ({}, {}),
+        (None, {}),
     ],
 )
-def test_the_hubs_client_is_given_the_secret(data, environment, variables):
-    assert hub_variable(data, environment) == variables
+def test_the_hubs_client_is_given_the_secret(data, variables):
+    assert hub_variable(data) == variables
 
 
 def test_without_a_cluster_the_secret_is_read_and_not_written_down():

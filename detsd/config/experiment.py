@@ -225,4 +225,4 @@ class Experiment(Section):
     def variables(self) -> dict[str, str]:
         """What its processes find in their environment."""
         variables = self.environment.variables
-        return variables | hub_variable(self.data, variables)
+        return variables | hub_variable(self.data)

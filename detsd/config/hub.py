@@ -30,16 +30,15 @@ def hub_token(environment: Mapping[str, str]) -> str | bool | None:
     return real[0] if real else False if PLACEHOLDER in values.values() else None
 
 
-def hub_variable(data: Any, environment: Mapping[str, str]) -> dict[str, str]:
+def hub_variable(data: Any) -> dict[str, str]:
     """Return the YAML's `data.secrets.hf_token`, as the variable in which the hub's client looks.
 
     Determined hides what lies there; a variable of the YAML is shown in the log of every task.
     """
     secrets = data.get("secrets") if isinstance(data, Mapping) else None
     token = secrets.get("hf_token") if isinstance(secrets, Mapping) else None
-    if not token or (token == PLACEHOLDER and any(map(environment.get, VARIABLES))):
-        return {}
-    return {VARIABLES[0]: str(token)}
+    # What is still the example's takes nobody's token, nor that of a login, away.
+    return {VARIABLES[0]: str(token)} if token and token != PLACEHOLDER else {}
 
 
 def is_exposed(variables: Mapping[str, str], environment: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The end of an attempt. This file knows what explains one, and what its log may say of it."""
+"""The end of an attempt. This file knows what explains one."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Two machines on this one. This file knows what is a node's own, and how one reaches another.
+"""Two machines on this one. This file knows what is a node's own.
 
 A node has a network, processes and a /tmp of its own: namespaces without a name, which end with the
 node, and that with this process.

@@ -43,11 +43,11 @@ def _values(kind: Mapping[str, Any]) -> list[Any]:
             return [value]
         case {"type": "categorical", "vals": values}:
             return values
-        case {"type": "int", "minval": low, "maxval": high, "count": count} if count >= 1:
+        case {"type": "int", "minval": low, "maxval": high, "count": int(count)} if count >= 1:
             return [_rounded(x) for x in _spread(low, high, min(count, high - low + 1))]
-        case {"type": "double", "minval": low, "maxval": high, "count": count} if count >= 1:
+        case {"type": "double", "minval": low, "maxval": high, "count": int(count)} if count >= 1:
             return _spread(low, high, count)
-        case {"type": "log", "minval": low, "maxval": high, "count": count} if count >= 1:
+        case {"type": "log", "minval": low, "maxval": high, "count": int(count)} if count >= 1:
             return [kind.get("base", 10) ** x for x in _spread(low, high, count)]
     raise RefusedError(400, f"invalid experiment configuration: {kind}")
 

@@ -1,4 +1,4 @@
-"""Ports. This file knows which are free, and stay so until they are used."""
+"""Ports that are free. This file knows where to look for some that others will not take."""
 
 import contextlib
 import random

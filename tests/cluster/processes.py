@@ -34,10 +34,12 @@ def ranks(container: Container) -> list[int]:
     return [one.pid for one in container.processes if Path(f"/proc/{one.pid}").exists()]
 
 
-def kill(pid: int) -> None:
-    """End a process as a crash would; it may have ended by itself."""
+def kill(pid: int) -> bool:
+    """End a process as a crash would; return whether it had not ended by itself."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+        return True
+    return False
 
 
 def sweep(container: Container) -> None:

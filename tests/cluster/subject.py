@@ -1,4 +1,4 @@
-"""A trial in trouble. This file knows what can be done to one, and keeps it going."""
+"""A trial in trouble. This file knows what can be done to one."""
 
 import random
 import time
@@ -163,8 +163,9 @@ class Subject:
         used_up = self.trial.restarts >= self.trial.experiment.config["max_restarts"]
         if self.container is None or used_up or not (found := find(self.container)):
             return False
+        if not processes.kill(self._draw.choice(found)):
+            return False
         self._hit = hit
-        processes.kill(self._draw.choice(found))
         return True
 
     def compare(self) -> list[str]:

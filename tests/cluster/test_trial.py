@@ -48,10 +48,12 @@ def wait_for_metrics(master, container, count: int) -> None:
 @pytest.mark.parametrize("slots", [1, 2])
 def test_a_trial_reports_saves_and_shows(master, agent, submit, hparams, slots):
     hparams["inference"] = PROMPT
-    secrets = {"secrets": {"hf_token": "YOUR_HF_AUTH_TOKEN_HERE"}}
+    agent.variables = {"HF_TOKEN": "YOUR_HF_AUTH_TOKEN_HERE"}
+    secrets = {"secrets": {"hf_token": "hf_nobodyMayReadThis"}}
     trial = submit(hparams, resources={"slots_per_trial": 2}, data=secrets)
     container = agent.run(trial, slots=slots)
-    assert "HF_TOKEN is still the placeholder" in container.log  # so it was read
+    assert "placeholder" not in container.log  # so the secret has taken its place
+    assert "hf_nobodyMayReadThis" not in container.log
     assert [*trial.metrics("training")] == [2, 4, 6]
     assert [*trial.metrics("validation")] == [0, 2, 4, 6]
     assert master.count("/progress") == 6
