@@ -10,7 +10,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 # Of other pictures without WORDS: those of the demo's world that its scorer finds nearest.
 FOUND := $(or $(WORDS),$(if $(PICTURES),$$($(BIN)/python -m demo.describe '$(PICTURES)')))
 OTHERS := $(if $(PICTURES),--set 'concepts.img_dirs="$(PICTURES)"') \

@@ -81,9 +81,14 @@ class Agent:
             container.processes.append(process)
         return container
 
-    def launch(self, trial: Trial, *, slots: int | None = None) -> Container:
-        """Start an attempt with all that runs in a container: context, rendezvous, launcher."""
-        before = [f"{PREPARE} --download_context_directory", ". ./startup-hook.sh"]
+    def launch(
+        self, trial: Trial, *, slots: int | None = None, hook: str = "test -f startup-hook.sh"
+    ) -> Container:
+        """Start an attempt with all that runs in a container: context, rendezvous, launcher.
+
+        What the hook installs is there: to source it takes seconds, and is left to those who ask.
+        """
+        before = [f"{PREPARE} --download_context_directory", hook]
         return self._launch(self._make(trial, slots), before)
 
     def launch_on(self, nodes: Sequence[Node], trial: Trial) -> list[Container]:
@@ -106,7 +111,7 @@ class Agent:
         with (container.folder / "log").open("w") as log:
             process = subprocess.Popen(
                 [*container.command, "bash", "-exc", "\n".join(steps)],
-                # What the hook installs is there: it has nobody to ask.
+                # The hook has nobody to ask.
                 env={**self._variables(container), "PIP_NO_INDEX": "1"},
                 stdout=log,
                 stderr=subprocess.STDOUT,

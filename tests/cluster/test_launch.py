@@ -60,7 +60,7 @@ def test_the_shipped_yaml_is_paused_and_goes_on(master, agent, det, small, tmp_p
     assert {"detsd/finetune.py", "det_logos/on_a_red_brick_wall.jpg"} <= uploaded
     assert not [path for path in uploaded if path.startswith(("tests", "benchmarks", ".venv"))]
     (trial,) = experiment.trials
-    container = agent.launch(trial)
+    container = agent.launch(trial, hook=". ./startup-hook.sh")
     with master.changed:
         assert master.changed.wait_for(lambda: len(trial.metrics("training")) > 3, 90)
     det("e", "pause", str(experiment.id))

@@ -187,7 +187,7 @@ def test_what_is_downloaded_stays_until_the_last_has_read_it(
 ) -> None:
     trial = submit(hparams)
     agent.run(trial, slots=2)
-    for _ in range(4):  # it is a race
+    for _ in range(3):  # it is a race
         master.go_on(trial.experiment, {})
         container = agent.run(trial, slots=2)
         assert "nothing is left to do" in container.log
