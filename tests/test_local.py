@@ -89,7 +89,10 @@ def test_a_run_killed_at_any_moment_ends_where_a_straight_one_does(
     )
     file = str(cli.write({**experiment, "hyperparameters": hparams}))
     arguments = (file, "--processes", str(processes), "--out")
-    cli(*arguments, "straight")
+    if processes > 1:
+        cli(*arguments, "straight")
+    else:
+        run(cli.folder / "straight", hparams)
     killed = cli.folder / "killed"
     for count, victim in ((2, "launcher"), (7, "rank")):
         process = cli.start(*arguments, "killed")
