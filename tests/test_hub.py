@@ -13,6 +13,7 @@ PLACEHOLDER = "YOUR_HF_AUTH_TOKEN_HERE"
     [
         ({"secrets": {"hf_token": "hf_abc"}}, {"HF_TOKEN": "hf_abc"}),
         ({"secrets": {"hf_token": PLACEHOLDER}}, {}),
+        ({"secrets": {"hf_token": "********"}}, {}),
         ({"secrets": {"other": "x"}}, {}),
         ({"secrets": None}, {}),
         ({}, {}),

@@ -37,6 +37,9 @@ def hub_variable(data: Any) -> dict[str, str]:
     """
     secrets = data.get("secrets") if isinstance(data, Mapping) else None
     token = secrets.get("hf_token") if isinstance(secrets, Mapping) else None
+    if token and set(str(token)) == {"*"}:  # in a config that was copied from the Web UI
+        log.warning("data.secrets.hf_token is hidden, not a token: put yours in again, if needed")
+        return {}
     # What is still the example's takes nobody's token, nor that of a login, away.
     return {VARIABLES[0]: str(token)} if token and token != PLACEHOLDER else {}
 
