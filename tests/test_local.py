@@ -27,7 +27,7 @@ RICH = {
 }
 
 
-def wait_for(condition, process=None, seconds=60):
+def wait_for(condition, process=None, seconds=300):
     for _ in range(seconds * 20):
         if condition():
             return

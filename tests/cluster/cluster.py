@@ -8,7 +8,6 @@ from pathlib import Path
 
 import yaml
 
-from tests.cluster import containers
 from tests.cluster.agent import Agent
 from tests.cluster.commandline import CommandLine
 from tests.cluster.jobs import Job
@@ -17,8 +16,6 @@ from tests.cluster.ports import LOOPBACK
 from tests.cluster.records import COMPLETED, Trial
 from tests.cluster.s3 import S3Server
 from tests.conftest import ROOT
-
-PATIENCE = 400  # seconds for an attempt, which may meet an outage or two, and a busy machine
 
 
 class Cluster:
@@ -64,7 +61,6 @@ class Cluster:
 @contextmanager
 def open_cluster(folder: Path, scheme: str) -> Iterator[Cluster]:
     """Start a cluster with its storage in S3, of which this process is a user's machine."""
-    containers.PATIENCE = PATIENCE
     (folder / "s3").mkdir()
     s3, master = S3Server(folder / "s3"), Master(folder)
     agent = Agent(master, folder / "agent")

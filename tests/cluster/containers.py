@@ -16,7 +16,7 @@ from tests.cluster.ports import free_ports
 from tests.cluster.records import Allocation
 
 PATCHES = Path(__file__).parent / "container"
-PATIENCE = 120  # seconds for an attempt of a trial
+PATIENCE = 400  # seconds for an attempt, which may meet an outage or two, and a busy machine
 GRACE = 3  # seconds from a process's failure to the end of the others: as the launcher's
 
 

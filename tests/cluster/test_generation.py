@@ -7,6 +7,7 @@ import pytest
 
 from detsd.imagestore import read_records
 from tests.cluster.client import ranking
+from tests.cluster.containers import PATIENCE
 from tests.cluster.records import COMPLETED, QUEUED
 
 
@@ -42,7 +43,7 @@ def test_a_preempted_grid_makes_each_image_once_on_other_slots_too(
     trial = submit(grid, "detsd.grid", **SCORED)
     container = agent.start(trial, slots=1)
     with master.changed:
-        assert master.changed.wait_for(lambda: trial.checkpoints, 60), container.log
+        assert master.changed.wait_for(lambda: trial.checkpoints, PATIENCE), container.log
     master.preempt(trial)
     assert agent.finish(container) == 0
     assert trial.state == QUEUED and container.allocation.acknowledged

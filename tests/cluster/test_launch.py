@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cluster import processes
+from tests.cluster.containers import PATIENCE
 from tests.cluster.ends import errors
 from tests.cluster.records import COMPLETED, ERROR, PAUSED
 from tests.conftest import ROOT
@@ -62,7 +63,7 @@ def test_the_shipped_yaml_is_paused_and_goes_on(master, agent, det, small, tmp_p
     (trial,) = experiment.trials
     container = agent.launch(trial, hook=". ./startup-hook.sh")
     with master.changed:
-        assert master.changed.wait_for(lambda: len(trial.metrics("training")) > 3, 90)
+        assert master.changed.wait_for(lambda: len(trial.metrics("training")) > 3, PATIENCE)
     det("e", "pause", str(experiment.id))
     assert agent.finish(container) == 0
     assert experiment.state == PAUSED and container.allocation.acknowledged
@@ -98,7 +99,9 @@ def test_a_process_that_fails_takes_the_trial_down_and_has_the_last_word(master,
     (trial,) = experiment.trials
     container = agent.launch(trial)
     with master.changed:
-        assert master.changed.wait_for(lambda: 2 in trial.metrics("training"), 90), container.log
+        assert master.changed.wait_for(lambda: 2 in trial.metrics("training"), PATIENCE), (
+            container.log
+        )
     begun = time.monotonic()
     assert agent.finish(container) == 1
     assert time.monotonic() - begun < 30
@@ -113,7 +116,9 @@ def test_a_process_that_is_killed_takes_the_trial_down(master, agent, det, small
     (trial,) = master.trials.values()
     container = agent.launch(trial)
     with master.changed:
-        assert master.changed.wait_for(lambda: 2 in trial.metrics("training"), 90), container.log
+        assert master.changed.wait_for(lambda: 2 in trial.metrics("training"), PATIENCE), (
+            container.log
+        )
     killed = processes.ranks(container)[-1]  # as Linux does that has no memory left
     begun = time.monotonic()
     processes.kill(killed)
@@ -130,7 +135,7 @@ def test_a_test_of_the_shipped_grid_runs_as_it_is(master, agent, det):
         "e", "create", "--test", "generate_grid.yaml", ".", *config(hyperparameters__sweep__steps=2)
     )
     with master.changed:
-        assert master.changed.wait_for(lambda: master.trials, 60)
+        assert master.changed.wait_for(lambda: master.trials, PATIENCE)
     (trial,) = master.trials.values()
     container = agent.launch(trial)
     assert agent.finish(container) == 0, container.log

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from tests.cluster import processes
 from tests.cluster.agent import Agent
 from tests.cluster.commandline import CommandLine
-from tests.cluster.containers import Container
+from tests.cluster.containers import PATIENCE, Container
 from tests.cluster.master import Master
 from tests.cluster.nodes import Node, missing, open_nodes
 from tests.cluster.records import COMPLETED, QUEUED, Trial
@@ -76,7 +76,7 @@ def short(models: dict[str, Path]) -> list[str]:
 def wait_for_checkpoint(master: Master, trial: Trial, containers: Sequence[Container]) -> None:
     """Wait until there is one to go on from."""
     with master.changed:
-        there = master.changed.wait_for(lambda: bool(trial.checkpoints), 120)
+        there = master.changed.wait_for(lambda: bool(trial.checkpoints), PATIENCE)
         assert there, "\n".join(one.log for one in containers)
 
 

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from detsd.fetch import fetch_checkpoint
 from tests.cluster.agent import Agent, Container
+from tests.cluster.containers import PATIENCE
 from tests.cluster.master import CLUSTER, USER, Master
 from tests.cluster.records import COMPLETED, ERROR, QUEUED, Trial
 from tests.cluster.s3 import S3Server, provide_s3, provide_server  # noqa: F401
@@ -85,7 +86,7 @@ def shown(trial: Trial, folder: Path) -> dict[str, bytes]:
 
 def wait_for(master: Master, condition: Callable[[], bool]) -> None:
     with master.changed:
-        assert master.changed.wait_for(condition, 60)
+        assert master.changed.wait_for(condition, PATIENCE)
 
 
 @contextmanager
@@ -108,7 +109,7 @@ def wait_for_attempts(container: Container, count: int) -> None:
 
 
 def until(container: Container, condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, container.log
         time.sleep(0.01)

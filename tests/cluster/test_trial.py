@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from detsd.resume import FORMAT, STATE
 from tests.cluster.client import ranking
+from tests.cluster.containers import PATIENCE
 from tests.cluster.master import CLUSTER
 from tests.cluster.records import CANCELED, COMPLETED, QUEUED, Trial
 from tests.trials import changed
@@ -42,7 +43,7 @@ def steps(trial: Trial) -> list[int]:
 def wait_for_metrics(master, container, count: int) -> None:
     trial = container.allocation.trial
     with master.changed:
-        assert master.changed.wait_for(lambda: len(trial.metrics("training")) >= count, 60)
+        assert master.changed.wait_for(lambda: len(trial.metrics("training")) >= count, PATIENCE)
 
 
 @pytest.mark.parametrize("slots", [1, 2])
