@@ -32,6 +32,7 @@ class Container:
         self.folder = folder / self.id
         for name in ("info", "workdir", "model"):
             (self.folder / name).mkdir(parents=True)
+        (self.folder / "log").touch()  # who is killed as it starts has said nothing
         self.scratch = Path(
             tempfile.mkdtemp(prefix="det-")
         )  # short: sockets have it in their names
