@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,9 @@ class Batch(NamedTuple):
     captions: tuple[str, ...]
     origins: torch.Tensor  # (samples, 4): see images.Prepared
     weights: torch.Tensor  # (samples,): of each in the mean over the effective batch
+    of_class: torch.Tensor  # (samples,): whether it is there for the prior's sake
     share: float  # of this batch in the effective one
+    slot: int  # its first sample's
 
 
 class Sample(NamedTuple):
@@ -34,17 +37,32 @@ class Sample(NamedTuple):
     caption: str
     origin: torch.Tensor
     weight: float
+    of_class: bool = False
 
 
-def indices_at(step: int, batch_size: int, num_examples: int, seed: int) -> list[int]:
+class ClassSamples(NamedTuple):
+    """What the model is not to forget: a sample of the class for each of the concept."""
+
+    prompt: str
+    weight: float
+    latents: Latents | None  # of pictures of the class; without any, the concept's own are taken
+    follows: str  # a name for what these follow from
+
+
+def indices_at(
+    step: int, batch_size: int, num_examples: int, seed: int, purpose: str = "order"
+) -> list[int]:
     """Return the examples of a step's slots; an epoch holds every example once."""
     slots = range(step * batch_size, (step + 1) * batch_size)
-    return [_order(seed, slot // num_examples, num_examples)[slot % num_examples] for slot in slots]
+    return [
+        _order(seed, slot // num_examples, num_examples, purpose)[slot % num_examples]
+        for slot in slots
+    ]
 
 
 @lru_cache(maxsize=8)
-def _order(seed: int, epoch: int, num_examples: int) -> list[int]:
-    return torch.randperm(num_examples, generator=stream(seed, epoch, "order")).tolist()
+def _order(seed: int, epoch: int, num_examples: int, purpose: str) -> list[int]:
+    return torch.randperm(num_examples, generator=stream(seed, epoch, purpose)).tolist()
 
 
 class Batches:
@@ -60,6 +78,7 @@ class Batches:
         num_timesteps: int,
         flip_p: float,
         seed: int,
+        prior: ClassSamples | None = None,
     ):
         self.examples = examples
         self.latents = latents
@@ -68,45 +87,81 @@ class Batches:
         self._num_timesteps = num_timesteps
         self._flip_p = flip_p
         self._seed = seed
+        self.prior = prior
 
     def micro_batches(self, step: int, rank: int, size: int) -> Iterator[Batch]:
         """Yield this process's part of the step's batch, a piece that fits at a time."""
-        indices = indices_at(step, self.batch_size, len(self.examples), self._seed)
         mine = range(self.batch_size * rank // size, self.batch_size * (rank + 1) // size)
-        for start in range(mine.start, mine.stop, self.micro_batch_size):
-            places = mine[start - mine.start :][: self.micro_batch_size]
-            yield self._collate([self._draw(step, place, indices[place]) for place in places])
+        each = 1 if self.prior is None else 2
+        samples = self._samples(step, mine)
+        for start in range(0, len(mine) * each, self.micro_batch_size):
+            slot = step * self.batch_size + mine[start // each]
+            yield self._collate(list(islice(samples, self.micro_batch_size)), slot)
 
     def validation(self, rank: int, size: int) -> Iterator[Batch]:
         """Yield this process's part of a fixed set of samples, spread over images and timesteps."""
         mine = range(VALIDATION_SAMPLES)[rank::size]
         for start in range(0, len(mine), self.micro_batch_size):
             yield self._collate(
-                [self._fixed(number) for number in mine[start : start + self.micro_batch_size]]
+                [self._fixed(number) for number in mine[start : start + self.micro_batch_size]],
+                slot=0,
             )
 
     def halve(self) -> None:
         """Make the pieces smaller; from one sample they cannot be."""
         self.micro_batch_size = max(1, self.micro_batch_size // 2)
 
+    def _samples(self, step: int, places: range) -> Iterator[Sample]:
+        """Yield the sample of each place, and after it the one of the class, if there is any."""
+        indices = indices_at(step, self.batch_size, len(self.examples), self._seed)
+        for place in places:
+            sample = self._draw(step, place, indices[place])
+            yield sample
+            if self.prior is not None:
+                yield self._draw_class(self.prior, step, place, sample)
+
     def _draw(self, step: int, place: int, index: int) -> Sample:
         slot = step * self.batch_size + place
         example = self.examples[index]
         variant = self._variant(slot)
-        mean, std = self.latents.mean[index, variant], self.latents.std[index, variant]
-        # One timestep from each of batch_size equal ranges: less noise in the loss than with free
-        # draws, and still every timestep equally often.
-        within = torch.rand((), generator=stream(self._seed, slot, "timestep")).item()
-        timestep = int((place + within) / self.batch_size * self._num_timesteps)
         choice = self._choose(slot, "caption", len(example.captions))
         return Sample(
-            mean + std * self._normal(mean, slot, "latent"),
-            self._normal(mean, slot, "noise"),
-            min(timestep, self._num_timesteps - 1),
+            *self._noisy(self.latents, (index, variant), slot, ""),
+            self._timestep(slot, "timestep"),
             example.captions[choice],
             self.latents.origins[index, variant],
             example.weight / self.batch_size,
         )
+
+    def _draw_class(self, prior: ClassSamples, step: int, place: int, own: Sample) -> Sample:
+        weight = prior.weight / self.batch_size
+        if prior.latents is None:  # the very same noisy latent, by the name of its class
+            return own._replace(caption=prior.prompt, weight=weight, of_class=True)
+        count, slot = len(prior.latents.mean), step * self.batch_size + place
+        index = indices_at(step, self.batch_size, count, self._seed, "prior order")[place]
+        return Sample(
+            *self._noisy(prior.latents, (index, 0), slot, "prior "),
+            self._timestep(slot, "prior timestep"),
+            prior.prompt,
+            prior.latents.origins[index, 0],
+            weight,
+            of_class=True,
+        )
+
+    def _noisy(
+        self, latents: Latents, row: tuple[int, int], slot: int, purpose: str
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, std = latents.mean[row], latents.std[row]
+        drawn = mean + std * self._normal(mean, slot, f"{purpose}latent")
+        return drawn, self._normal(mean, slot, f"{purpose}noise")
+
+    def _timestep(self, slot: int, purpose: str) -> int:
+        # One timestep from each of batch_size equal ranges: less noise in the loss than with free
+        # draws, and still every timestep equally often.
+        within = torch.rand((), generator=stream(self._seed, slot, purpose)).item()
+        place = slot % self.batch_size
+        timestep = int((place + within) / self.batch_size * self._num_timesteps)
+        return min(timestep, self._num_timesteps - 1)
 
     def _fixed(self, number: int) -> Sample:
         index = number * len(self.examples) // VALIDATION_SAMPLES
@@ -137,8 +192,8 @@ class Batches:
         generator = stream(self._seed, slot, purpose)
         return torch.randn(like.shape, generator=generator).to(like.device, non_blocking=True)
 
-    def _collate(self, samples: list[Sample]) -> Batch:
-        latents, noise, timesteps, captions, origins, weights = zip(*samples, strict=True)
+    def _collate(self, samples: list[Sample], slot: int) -> Batch:
+        latents, noise, timesteps, captions, origins, weights, of_class = zip(*samples, strict=True)
         device = self.latents.mean.device
         return Batch(
             torch.stack(latents),
@@ -147,5 +202,7 @@ class Batches:
             captions,
             torch.stack(origins),
             torch.tensor(weights, device=device),
-            len(samples) / self.batch_size,
+            torch.tensor(of_class, device=device),
+            of_class.count(False) / self.batch_size,
+            slot,
         )

@@ -13,7 +13,7 @@ from detsd.concepts import ConceptError, read_concepts
 from detsd.config import ModelConfig, hub_token
 from detsd.denoise import build_scheduler
 from detsd.fetch import fetch_checkpoint
-from detsd.model import load_model
+from detsd.pretrained import load_model
 from detsd.request import Settings
 from detsd.safety import load_safety_checker
 from detsd.schedulers import known_scheduler

@@ -68,6 +68,7 @@ class SampleCritic:
         trial: Trial,
         basis: str,
         references: References | None,
+        before: dict[str, torch.Tensor] | None,
     ):
         self.basis = basis
         self._scorer = scorer
@@ -76,20 +77,32 @@ class SampleCritic:
         self._draw = draw
         self._trial = trial
         self._references = references
+        # What prompts without a concept drew before anything was learnt, where that may change.
+        self._before = before
 
     def scores(self, drawn: Drawn) -> dict[str, float]:
         """Return the metrics of the samples, the same in every process."""
         told = {prompt: samples for prompt, samples in drawn.items() if self._names(prompt)}
         if self._references is None:
-            plain = self._draw([reworded(prompt, self._plain) for prompt in told])
+            wanted = [reworded(prompt, self._plain) for prompt in told]
+            plain = {prompt: drawn[prompt] for prompt in wanted if prompt in drawn}
+            plain |= self._draw([prompt for prompt in wanted if prompt not in plain])
             words = sorted({name for prompt in told for name in self._names(prompt)})
             self._references = self._ask(lambda scorer: self._refer(scorer, plain, words))
         references = self._references
-        return self._ask(lambda scorer: scorer.scores(self._albums(scorer, told), references))
+        scores = self._ask(lambda scorer: scorer.scores(self._albums(scorer, told), references))
+        if self._before is None:
+            return scores
+        untold = {prompt: samples for prompt, samples in drawn.items() if prompt not in told}
+        now = self._ask(lambda scorer: {text: scorer.see(untold[text]).clip for text in untold})
+        self._before = {**now, **self._before}
+        return scores | {"drift": drift(self._before, now)}
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps: the references, which cost a round of samples."""
-        return {} if self._references is None else {"scores": tuple(self._references)}
+        if self._references is None:
+            return {}
+        return {"scores": tuple(self._references), "before": self._before}
 
     def _names(self, prompt: str) -> list[str]:
         return sorted(named(prompt, self._plain))
@@ -144,17 +157,28 @@ def open_critic(
         }
     now = _basis(config, examples)
     state = noted.get("references", {})
+    before = (state.get("before") or {}) if config.changes_model else None
+    if noted and before == {}:
+        log.warning("drift is measured from this checkpoint on: nothing was drawn before it")
     if state and noted["basis"] != now:
         log.warning("samples are scored in another way since the checkpoint: references start anew")
     return SampleCritic(
         scorer,
-        {word.name: word.initializer for word in concepts.words},
+        config.plain_words,
         real,
         draw,
         trial,
         now,
         References(*state["scores"]) if state and noted["basis"] == now else None,
+        before,
     )
+
+
+def drift(before: Mapping[str, torch.Tensor], now: Mapping[str, torch.Tensor]) -> float:
+    """Return 1 − mean similarity of what the same prompts and seeds drew before and draw now."""
+    pairs = [(before[prompt], seen) for prompt, seen in now.items()]
+    rows = [(then * seen).sum(dim=1) for then, seen in pairs if then.shape == seen.shape]
+    return 1 - float(torch.cat(rows).mean()) if rows else 0.0
 
 
 def _basis(config: FinetuneConfig, examples: Sequence[Example]) -> str:

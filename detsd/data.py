@@ -46,6 +46,13 @@ def read_examples(config: ConceptsConfig) -> list[Example]:
     problems: list[str] = []
     for folder in config.folders:
         found = _read_folder(folder, config)
+        for example in found:
+            if not example.captions:
+                problems.append(
+                    f"concepts.concept_strs: nothing says what {example.image} shows: a caption "
+                    "beside it, a word or an instance_prompt is wanted"
+                )
+                break
         if not found:
             problems.append(f"concepts.img_dirs: {folder.path} holds no picture that can be used")
         examples += found
@@ -55,7 +62,7 @@ def read_examples(config: ConceptsConfig) -> list[Example]:
 
 
 def _read_folder(folder: Folder, config: ConceptsConfig) -> list[Example]:
-    pictures = [path for path in _list_pictures(folder.path) if _is_readable(path)]
+    pictures = list_pictures(folder.path)
     captions = prompts.read_captions(folder.path, pictures)
     templates = prompts.folder_templates(folder, config)
     return [
@@ -73,7 +80,12 @@ def _read_folder(folder: Folder, config: ConceptsConfig) -> list[Example]:
     ]
 
 
-def _list_pictures(folder: Path) -> list[Path]:
+def list_pictures(folder: Path) -> list[Path]:
+    """Return the folder's pictures, sorted; what cannot be used is warned of."""
+    return [path for path in _files(folder) if _is_readable(path)]
+
+
+def _files(folder: Path) -> list[Path]:
     entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     pictures = [
         path for path in entries if path.suffix.lower() in images.FORMATS and path.is_file()

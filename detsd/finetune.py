@@ -6,11 +6,13 @@ from pathlib import Path
 import torch
 
 from detsd import __version__
+from detsd.classimages import Stopped
 from detsd.clustertrial import run_trial
 from detsd.config import FinetuneConfig, read
 from detsd.data import read_examples
 from detsd.meter import Meter
 from detsd.optimization import learning_rate_at, set_learning_rate, sum_gradients
+from detsd.prior import keep_latents
 from detsd.resume import write_state
 from detsd.run import Run, prepare, target_step
 from detsd.sampler import check_scheduler
@@ -40,10 +42,14 @@ def finetune(trial: Trial) -> None:
     with trial.restore() as checkpoint:
         if checkpoint and checkpoint.own and checkpoint.steps_completed >= target:
             log.info("%d of %d steps are done", checkpoint.steps_completed, target)
-            if not missing_samples(config.inference, trial, checkpoint.steps_completed):
+            if not missing_samples(config.sample_prompts, trial, checkpoint.steps_completed):
                 log.info("nothing is left to do; for more, raise training.num_sgd_steps")
                 return
-        run = prepare(config, trial, examples, checkpoint)
+        try:
+            run = prepare(config, trial, examples, checkpoint)
+        except Stopped:
+            log.info("stopped while pictures of the class were made: the next start goes on")
+            return
     train(run)
 
 
@@ -51,8 +57,11 @@ def train(run: Run) -> None:
     """Step until the target, or until asked to stop; report, then save, then maybe leave."""
     config, trial, method, optimizer = run.config, run.trial, run.method, run.optimizer
     batch_size = run.batches.batch_size
-    rate = learning_rate_at(config, run.step, batch_size, run.target)
-    meter = Meter(method.terms, batch_size, ADVICE.format(rate=rate))
+
+    def rate_at(first: float | None = None) -> float:
+        return learning_rate_at(config, run.step, batch_size, run.target, first)
+
+    meter = Meter(method.terms, batch_size, ADVICE.format(rate=rate_at()))
     if not begin(run, meter):
         return
     if run.stopper.done:
@@ -60,8 +69,8 @@ def train(run: Run) -> None:
         return
     while run.step < run.target and not run.stopper.done:
         meter.start()
-        rate = learning_rate_at(config, run.step, batch_size, run.target)
-        set_learning_rate(optimizer, rate)
+        rate = rate_at()
+        set_learning_rate(optimizer, rate_at)
         losses = accumulate_gradients(run)
         norm = sum_gradients(optimizer, trial.total, config.max_grad_norm)
         optimizer.step()
@@ -91,7 +100,8 @@ def begin(run: Run, meter: Meter) -> bool:
     """Do what comes before the first step, or what a stop has cut off; return whether to go on."""
     if run.reviewed:
         if due(run.step, run.sample_freq, run.target):
-            run.samples.complete(run.step)
+            with run.method.shown():
+                run.samples.complete(run.step)
         return True
     if not review(run, meter):
         log.info("stopped at step %d of %d: the next start goes on", run.step, run.target)
@@ -109,12 +119,13 @@ def review(run: Run, meter: Meter) -> bool:
         return True
     measuring = due(run.step, run.config.checkpoint_freq, run.target)
     drawn: Drawn | None = {}
-    if due(run.step, run.sample_freq, run.target) or (measuring and run.critic.looks):
-        drawn = run.samples.draw(run.step, may_stop=run.step < run.target)
-    if drawn is None:
-        return False
+    with run.method.shown():
+        if due(run.step, run.sample_freq, run.target) or (measuring and run.critic.looks):
+            drawn = run.samples.draw(run.step, may_stop=run.step < run.target)
+        if drawn is None:
+            return False
+        metrics = validate(run, drawn) if measuring else {}
     if measuring:
-        metrics = validate(run, drawn)
         meter.check(run.step, {f"validation {name}": value for name, value in metrics.items()})
         run.trial.report("validation", run.step, metrics)
         run.stopper.see(run.step, metrics)
@@ -177,6 +188,8 @@ def save(run: Run) -> None:
             config=run.config,
             run=noted,
         )
+        if not run.trial.folder_stays:
+            keep_latents(folder, run.batches.prior)
 
     run.trial.save(run.step, write, about)
 

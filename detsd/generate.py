@@ -14,7 +14,8 @@ from detsd import console
 from detsd.concepts import Concept, read_concepts
 from detsd.config import ConfigError, ModelConfig, hub_token
 from detsd.fetch import UUID, fetch_checkpoint
-from detsd.model import DTYPES, StableDiffusion, load_model
+from detsd.model import StableDiffusion
+from detsd.pretrained import DTYPES, load_model
 from detsd.request import Request, RequestError, Settings
 from detsd.safety import load_safety_checker
 from detsd.sampler import Flag, Tick, check_scheduler, generate

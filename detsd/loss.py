@@ -1,4 +1,4 @@
-"""The denoising loss. Tensors in, one number out; nothing here touches a file or a config."""
+"""The denoising loss. Tensors in, a number a sample out; no file or config is touched here."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # noisy, timesteps → prediction
+Teach = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # noisy, the truth → what is wanted
 
 
 class Schedule(NamedTuple):
@@ -35,7 +36,7 @@ def target(
     return signal * noise - spread * latents
 
 
-def denoising_loss(
+def denoising_errors(
     predict: Predict,
     latents: torch.Tensor,
     noise: torch.Tensor,
@@ -43,13 +44,18 @@ def denoising_loss(
     schedule: Schedule,
     weights: torch.Tensor,
     snr_gamma: float | None = None,
+    teach: Teach = lambda noisy, wanted: wanted,
 ) -> torch.Tensor:
-    """Return Σ weight × mean squared error of the prediction; weights are shares of a mean."""
-    prediction = predict(add_noise(latents, noise, timesteps, schedule), timesteps).float()
-    error = (prediction - target(latents, noise, timesteps, schedule)).square().mean(dim=(1, 2, 3))
+    """Return each sample's weight × mean squared error of the prediction: (samples,).
+
+    Weights are shares of a mean. `teach` may put another's prediction in place of the truth.
+    """
+    noisy = add_noise(latents, noise, timesteps, schedule)
+    wanted = teach(noisy, target(latents, noise, timesteps, schedule))
+    error = (predict(noisy, timesteps).float() - wanted).square().mean(dim=(1, 2, 3))
     if snr_gamma is not None:
         weights = weights * min_snr_weights(timesteps, schedule, snr_gamma)
-    return (weights * error).sum()
+    return weights * error
 
 
 def min_snr_weights(timesteps: torch.Tensor, schedule: Schedule, snr_gamma: float) -> torch.Tensor:

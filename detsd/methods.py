@@ -1,194 +1,145 @@
-"""What is trained: so far, the vectors of new words (textual inversion)."""
+"""What is trained: the parts of the model that learn, and the loss that they learn by."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import nn
 
-from detsd import tokens
 from detsd.batches import Batch
-from detsd.concepts import Concept, write_concepts
-from detsd.config import TrainingConfig
-from detsd.loss import denoising_loss
+from detsd.concepts import Concept
+from detsd.config import FinetuneConfig, FullConfig, LoraConfig
+from detsd.lora import LearntAdapter
+from detsd.loss import denoising_errors
 from detsd.model import StableDiffusion
-from detsd.text import Conditioning
+from detsd.part import Distance, Part
+from detsd.text import Conditioning, KeptPrompts
+from detsd.vectors import Vectors
+from detsd.weights import LearntWeights
 
 
-class Method(Protocol):
-    """What the loop knows of the thing it trains."""
+class Method:
+    """What the loop knows of the thing it trains: its parts as one."""
 
-    terms: tuple[str, ...]
+    def __init__(self, model: StableDiffusion, parts: Sequence[Part], config: FinetuneConfig):
+        prior = config.prior if config.prior and config.prior.weight else None
+        self._parts = tuple(parts)
+        self._snr_gamma = config.training.snr_gamma
+        self._distills = prior is not None and prior.kind == "distill"
+        self._has_prior = prior is not None
+        self._kept = KeptPrompts(model.text)
+        self._reads_prompts = any(part.reads_prompts for part in parts)
+        own = ("instance_loss", "prior_loss") if self._has_prior else ("noise_pred_loss",)
+        self.terms = (*own, *(term for part in parts for term in part.terms))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the groups for the optimizer, their parameters with names."""
+        return [group for part in self._parts for group in part.parameter_groups()]
 
     def losses(self, model: StableDiffusion, batch: Batch) -> dict[str, torch.Tensor]:
         """Return the named terms: this batch's shares of the effective batch's means."""
-
-    def after_step(self, step: int) -> None:
-        """Mend what a step may have broken."""
-
-    def metrics(self) -> dict[str, float]:
-        """Return what is worth watching besides the loss."""
-
-    def moved(self) -> float:
-        """Return how far training has come from its start, as a share of where it started."""
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return what is learnt, by name."""
-
-    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> list[str]:
-        """Take what is learnt from `state`; return the names that it lacks."""
-
-    def export(self, folder: Path, about: Mapping[str, Any]) -> None:
-        """Write what generation and other tools read."""
-
-
-def attach(config: TrainingConfig, concepts: Sequence[Concept], model: StableDiffusion) -> Method:
-    """Return the method that the config asks for, attached to the model."""
-    return TextualInversion(config, concepts, model)
-
-
-class TextualInversion:
-    """The vectors of the concepts, and nothing else, are learnt."""
-
-    def __init__(self, config: TrainingConfig, concepts: Sequence[Concept], model: StableDiffusion):
-        self._config = config
-        self._concepts = tuple(concepts)
-        self._rows = {concept.name: model.add_concept(concept) for concept in concepts}
-        self._start = {name: rows.detach().clone() for name, rows in self._named_rows()}
-        self._norms = {encoder.key: _vocabulary_norms(encoder.module) for encoder in model.encoders}
-        self._initial_ids = [
-            _initial_ids(encoder.tokenizer, concepts).to(model.device) for encoder in model.encoders
-        ]
-        regularised = {
-            "norm_reg_loss": config.norm_reg_weight,
-            "hidden_reg_loss": config.hidden_reg_weight,
-        }
-        self.terms = ("noise_pred_loss", *(name for name, weight in regularised.items() if weight))
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return one group: every concept's rows."""
-        return [{"params": list(self._named_rows())}]
-
-    def losses(self, model: StableDiffusion, batch: Batch) -> dict[str, torch.Tensor]:
-        """Return the denoising loss, and the regularisers that the config gives a weight."""
-        conditioning = model.encode_prompts(batch.captions)
-        terms = {
-            "noise_pred_loss": denoising_loss(
+        with ExitStack() as stack:
+            for part in self._parts:
+                stack.enter_context(part.learning(batch.slot))
+            conditioning = self._encode(model, batch.captions)
+            errors = denoising_errors(
                 lambda noisy, steps: model.predict(noisy, steps, conditioning, batch.origins),
                 batch.latents,
                 batch.noise,
                 batch.timesteps,
                 model.schedule,
                 batch.weights,
-                self._config.snr_gamma,
+                self._snr_gamma,
+                lambda noisy, wanted: self._teach(model, batch, noisy, wanted),
             )
-        }
-        if weight := self._config.norm_reg_weight:
-            terms["norm_reg_loss"] = weight * batch.share * self._norm_distance()
-        if weight := self._config.hidden_reg_weight:
-            terms["hidden_reg_loss"] = weight * self._hidden_distance(model, batch, conditioning)
+            terms = {"noise_pred_loss": errors.sum()}
+            if self._has_prior:
+                of_class = batch.of_class
+                terms = {
+                    "instance_loss": (errors * ~of_class).sum(),
+                    "prior_loss": (errors * of_class).sum(),
+                }
+            for part in self._parts:
+                terms |= part.penalties(model, batch, conditioning)
         return terms
 
-    @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Bring each vector back to the vocabulary's median norm, where the config says so."""
-        if self._config.embedding_norm == "vocabulary":
-            for key, rows in self._keyed_rows():
-                rows.mul_(self._norms[key].median / rows.norm(dim=1, keepdim=True))
+        """Mend what a step may have broken."""
+        for part in self._parts:
+            part.after_step(step)
 
     def metrics(self) -> dict[str, float]:
-        """Return the vectors' mean norm as a ratio of the vocabulary's."""
-        ratios = [
-            rows.detach().norm(dim=1).mean() / self._norms[key].mean
-            for key, rows in self._keyed_rows()
-        ]
-        return {"embedding_norm_ratio": torch.stack(ratios).mean().item()}
+        """Return what is worth watching besides the loss."""
+        return {name: value for part in self._parts for name, value in part.metrics().items()}
 
-    def moved(self) -> float:
-        """Return the distance from the first vectors as a ratio of their norm."""
-        pairs = [(rows.detach(), self._start[name]) for name, rows in self._named_rows()]
-        distance = sum((now - start).square().sum() for now, start in pairs)
-        return float((distance / sum(start.square().sum() for _, start in pairs)) ** 0.5)
+    def moved(self) -> list[Distance]:
+        """Return how far each part has come from its start."""
+        return [part.moved() for part in self._parts]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Return the rows as they are and as they were before the first step."""
-        now = {name: rows.detach().cpu().clone() for name, rows in self._named_rows()}
-        return now | {f"{name}@start": rows.cpu() for name, rows in self._start.items()}
+        """Return what is learnt, by name."""
+        return {name: value for part in self._parts for name, value in part.state_dict().items()}
 
-    @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> list[str]:
-        """Take the rows of each concept that `state` has in this shape."""
-        missing = []
-        for name, rows in self._named_rows():
-            if name in state and state[name].shape == rows.shape:
-                rows.copy_(state[name])
-                self._start[name].copy_(state[f"{name}@start"])
-            else:
-                missing.append(name)
-        return missing
+        """Take what is learnt from `state`; return the names that it lacks."""
+        return [name for part in self._parts for name in part.load_state_dict(state)]
+
+    def start_from(self, export: Path) -> None:
+        """Begin as another trial's export has it."""
+        for part in self._parts:
+            part.start_from(export)
 
     def export(self, folder: Path, about: Mapping[str, Any]) -> None:
-        """Write the concept files."""
-        learnt = [
-            Concept(
-                concept.name,
-                {key: rows.detach().cpu() for key, rows in self._rows[concept.name].items()},
-                concept.initializer,
-                dict(about),
-            )
-            for concept in self._concepts
-        ]
-        write_concepts(folder, learnt)
+        """Write what generation and other tools read."""
+        for part in self._parts:
+            part.export(folder, about)
 
-    def _named_rows(self) -> list[tuple[str, nn.Parameter]]:
-        return [
-            (f"{name}/{key}", rows)
-            for name, by_encoder in self._rows.items()
-            for key, rows in by_encoder.items()
-        ]
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Make the model as it is drawn with and exported, for as long as the context lasts."""
+        with ExitStack() as stack:
+            for part in self._parts:
+                stack.enter_context(part.shown())
+            yield
 
-    def _keyed_rows(self) -> list[tuple[str, nn.Parameter]]:
-        return [item for by_encoder in self._rows.values() for item in by_encoder.items()]
+    def _encode(self, model: StableDiffusion, captions: Sequence[str]) -> Conditioning:
+        return (
+            model.encode_prompts(captions) if self._reads_prompts else self._kept.encode(captions)
+        )
 
-    def _norm_distance(self) -> torch.Tensor:
-        distances = [
-            (self._norms[key].mean - rows.norm(dim=1)).square().sum()
-            for key, rows in self._keyed_rows()
-        ]
-        return torch.stack(distances).sum()
-
-    def _hidden_distance(
-        self, model: StableDiffusion, batch: Batch, conditioning: Conditioning
+    @torch.no_grad()
+    def _teach(
+        self, model: StableDiffusion, batch: Batch, noisy: torch.Tensor, wanted: torch.Tensor
     ) -> torch.Tensor:
-        ids = model.text.tokenize(batch.captions)
-        with torch.no_grad():
-            initial = [known[column] for known, column in zip(self._initial_ids, ids, strict=True)]
-            wanted = model.text.encode_ids(initial).states
-        distance = (conditioning.states.float() - wanted.float()).square().mean(dim=(1, 2))
-        return (batch.weights * distance).sum()
+        """Put what the model predicted for the class, before anything was learnt, in its place."""
+        rows = batch.of_class.nonzero().flatten()
+        if not self._distills or not len(rows):
+            return wanted
+        captions = [batch.captions[row] for row in rows.tolist()]
+        with ExitStack() as stack:
+            for part in self._parts:
+                stack.enter_context(part.unlearnt())
+            conditioning = self._kept.encode(captions)
+            before = model.predict(
+                noisy[rows], batch.timesteps[rows], conditioning, batch.origins[rows]
+            )
+        return wanted.index_copy(0, rows, before.float())
 
 
-class _Norms:
-    """The norms of a vocabulary's vectors, summed up."""
-
-    def __init__(self, table: torch.Tensor):
-        norms = table.detach().float().norm(dim=1)
-        self.mean, self.median = norms.mean(), norms.median()
-
-
-def _vocabulary_norms(encoder: Any) -> _Norms:
-    return _Norms(encoder.get_input_embeddings().weight)
-
-
-def _initial_ids(tokenizer: Any, concepts: Sequence[Concept]) -> torch.Tensor:
-    """Return for each token the one that it started as: itself, but for a concept's."""
-    ids = torch.arange(len(tokenizer))
-    for concept in concepts:
-        names = tokens.pieces(concept.name, concept.num_vectors)
-        start = tokens.initial_ids(tokenizer, concept.initializer, concept.num_vectors)
-        ids[tokenizer.convert_tokens_to_ids(names)] = torch.tensor(start)
-    return ids
+def attach(
+    config: FinetuneConfig, concepts: Sequence[Concept], model: StableDiffusion, *, half: bool
+) -> Method:
+    """Return the method that the config asks for, attached to the model, which computes in bf16
+    where that is `half`."""
+    method, training, prior = config.method, config.training, config.prior
+    parts: list[Part] = []
+    if method.learns_vectors:
+        rate = method.vectors_learning_rate if isinstance(method, LoraConfig) else None
+        parts.append(Vectors(training, concepts, model, rate))
+    if isinstance(method, LoraConfig):
+        parts.append(LearntAdapter(method, training.train_seed, model))
+    if isinstance(method, FullConfig):
+        distills = bool(prior and prior.weight and prior.kind == "distill")
+        parts.append(LearntWeights(method, model, half=half, keeps_first=distills))
+    return Method(model, parts, config)

@@ -1,46 +1,23 @@
-"""Stable Diffusion's frozen parts: load, encode images, encode prompts, predict."""
+"""Stable Diffusion: encode images, encode prompts, predict; with concepts and adapters in it."""
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDPMScheduler,
-    DiffusionPipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import nn
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-)
 
-from detsd.concepts import ENCODERS, Concept
-from detsd.config import ModelConfig
+from detsd import attachment
+from detsd.adapters import Adapter
+from detsd.concepts import Concept
 from detsd.loss import Schedule
-from detsd.reason import reason
 from detsd.text import Conditioning, PromptEncoder, TextEncoder
-
-log = logging.getLogger(__name__)
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class ModelError(ValueError):
-    """A model that cannot be loaded, or is none that can be taught here."""
 
 
 class StableDiffusion:
-    """The frozen parts of one model, and the concepts that were added to it."""
+    """The parts of one model, and the concepts and adapters that were added to it."""
 
     def __init__(
         self,
@@ -67,6 +44,23 @@ class StableDiffusion:
         self.size = unet.config.sample_size * self.vae_factor
 
     @property
+    def modules(self) -> dict[str, Any]:
+        """What can be learnt, by the names that folders and adapters have for it."""
+        suffixes = ("text_encoder", "text_encoder_2")
+        named = zip(suffixes, self.encoders, strict=False)
+        return {"unet": self.unet, **{part: encoder.module for part, encoder in named}}
+
+    @contextmanager
+    def replaced(self, modules: Mapping[str, Any]) -> Iterator[None]:
+        """Compute with other modules for as long as the context lasts."""
+        before = self.modules
+        self._take({**before, **modules})
+        try:
+            yield
+        finally:
+            self._take(before)
+
+    @property
     def encoders(self) -> tuple[TextEncoder, ...]:
         """The text encoders, each with its tokenizer."""
         return self.text.encoders
@@ -79,6 +73,14 @@ class StableDiffusion:
     def add_concept(self, concept: Concept) -> dict[str, nn.Parameter]:
         """Make the concept's word usable in prompts; return its rows by encoder."""
         return self.text.add_concept(concept)
+
+    def add_adapter(self, name: str, adapter: Adapter) -> None:
+        """Put an adapter in, to be used under a name."""
+        attachment.attach(self.modules, name, adapter)
+
+    def use_adapters(self, weights: Sequence[tuple[str, float]]) -> None:
+        """Let these adapters count, so much each, and no others."""
+        attachment.use(self.modules, weights)
 
     @contextmanager
     def vae_awake(self) -> Iterator[None]:
@@ -157,93 +159,13 @@ class StableDiffusion:
             **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
 
+    def _take(self, modules: Mapping[str, Any]) -> None:
+        self.unet, *encoders = modules.values()
+        self.text.encoders = tuple(
+            encoder._replace(module=module)
+            for encoder, module in zip(self.encoders, encoders, strict=True)
+        )
+
     def _latent_units(self) -> tuple[float, float]:
         config = self.vae.config
         return getattr(config, "shift_factor", None) or 0.0, config.scaling_factor
-
-
-def load_model(
-    config: ModelConfig,
-    device: torch.device,
-    *,
-    precision: str = "fp32",
-    forward_process: Mapping[str, Any] | None = None,
-    token: str | bool | None = None,
-) -> StableDiffusion:
-    """Load a model from a folder or the hub; what differs between families is settled here."""
-    name, dtype = config.pretrained_model_name_or_path, DTYPES[precision]
-    source = {"revision": config.revision, "token": token}
-    weights = {**source, "variant": config.variant}
-    try:
-        unet = UNet2DConditionModel.from_pretrained(
-            name, subfolder="unet", torch_dtype=dtype, **weights
-        )
-        _refuse_other_models(name, unet)
-        # Always in fp32: it runs once a picture, and half precision would show in every latent.
-        vae = AutoencoderKL.from_pretrained(
-            name, subfolder="vae", torch_dtype=torch.float32, **weights
-        )
-        suffixes = ("", "_2") if unet.config.addition_embed_type == "text_time" else ("",)
-        encoders = [
-            _load_encoder(name, suffix, key, dtype, source, config.variant)
-            for suffix, key in zip(suffixes, ENCODERS, strict=False)
-        ]
-        scheduler = DDPMScheduler.load_config(name, subfolder="scheduler", **source)
-        index = DiffusionPipeline.load_config(name, **source) if len(suffixes) > 1 else {}
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise ModelError(_say_what_failed(name, error)) from error
-    for module in (unet, vae, *(encoder.module for encoder in encoders)):
-        module.requires_grad_(False).eval()
-    for module in (unet, *(encoder.module for encoder in encoders)):
-        module.to(device)
-    return StableDiffusion(
-        unet=unet,
-        vae=vae,
-        text=PromptEncoder(encoders, device),
-        # A list of betas in the model's config would win over what is asked for here.
-        scheduler_config={
-            **scheduler,
-            **({"trained_betas": None, **forward_process} if forward_process else {}),
-        },
-        device=device,
-        zeroes_empty_prompt=index.get("force_zeros_for_empty_prompt", len(suffixes) > 1),
-    )
-
-
-def _load_encoder(
-    name: str,
-    suffix: str,
-    key: str,
-    dtype: torch.dtype,
-    source: dict[str, Any],
-    variant: str | None,
-) -> TextEncoder:
-    folder = f"text_encoder{suffix}"
-    tokenizer = CLIPTokenizer.from_pretrained(name, subfolder=f"tokenizer{suffix}", **source)
-    config = CLIPTextConfig.from_pretrained(name, subfolder=folder, **source)
-    # With the id 2 of old configs the pooled state is that of the largest id: our placeholder's.
-    config.eos_token_id = tokenizer.eos_token_id
-    kind = CLIPTextModelWithProjection if suffix else CLIPTextModel
-    module = kind.from_pretrained(
-        name, subfolder=folder, config=config, dtype=dtype, variant=variant, **source
-    )
-    return TextEncoder(key, tokenizer, module)
-
-
-def _refuse_other_models(name: str, unet: Any) -> None:
-    if unet.config.in_channels != 4:
-        raise ModelError(
-            f"{name}: its UNet takes {unet.config.in_channels} channels, as inpainting models do; "
-            "a text-to-image model (4 channels) is wanted"
-        )
-    if unet.config.time_cond_proj_dim is not None:
-        built_in = "its UNet has guidance built in, as latent consistency models do"
-        raise ModelError(f"{name}: {built_in}; one that is guided from outside is wanted")
-
-
-def _say_what_failed(name: str, error: Exception) -> str:
-    if isinstance(error, ModelError):
-        return str(error)
-    where = "in that folder" if Path(name).is_dir() else "as a folder here, or on the hub"
-    key = "model.pretrained_model_name_or_path"
-    return f"{key}: {name} could not be loaded {where}: {reason(error)}"

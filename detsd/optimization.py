@@ -1,7 +1,7 @@
 """How what is learnt is stepped: optimizer, learning rate, gradients summed over the processes."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -9,11 +9,12 @@ import torch
 from detsd.config import ConfigError, TrainingConfig
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+BUCKET = 16_000_000  # numbers in one all-reduce: each takes that much memory besides the gradients
 
 
 def build_optimizer(config: TrainingConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Return the optimizer that the config asks for."""
-    kind = OPTIMIZERS[config.optimizer_name]
+    """Return the optimizer that the config asks for; a group may have its own `learning_rate`."""
+    kind = _kind(config.optimizer_name)
     arguments = config.other_optimizer_kwargs
     try:
         if "betas" in arguments and len(arguments["betas"]) != 2:
@@ -23,9 +24,31 @@ def build_optimizer(config: TrainingConfig, groups: list[dict[str, Any]]) -> tor
         raise ConfigError([f"training.other_optimizer_kwargs: {error}"]) from None
 
 
-def learning_rate_at(config: TrainingConfig, step: int, batch_size: int, num_steps: int) -> float:
-    """Return the learning rate of a step: a function of it alone, so nothing needs saving."""
-    rate = config.learning_rate * (batch_size if config.scale_lr else 1)
+def _kind(name: str) -> Any:
+    if name in OPTIMIZERS:
+        return OPTIMIZERS[name]
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise ConfigError(
+            [f"training.optimizer_name: {name} needs bitsandbytes, which is not there ({error})"]
+        ) from None
+    return AdamW8bit
+
+
+def learning_rate_at(
+    config: TrainingConfig,
+    step: int,
+    batch_size: int,
+    num_steps: int,
+    first: float | None = None,
+) -> float:
+    """Return the learning rate of a step: a function of it alone, so nothing needs saving.
+
+    `first` is what the config's own is for those that have another.
+    """
+    rate = config.learning_rate if first is None else first
+    rate *= batch_size if config.scale_lr else 1
     if step < config.warmup_steps:
         return rate * (step + 1) / (config.warmup_steps + 1)
     done = (step - config.warmup_steps) / max(1, num_steps - config.warmup_steps)
@@ -33,10 +56,12 @@ def learning_rate_at(config: TrainingConfig, step: int, batch_size: int, num_ste
     return rate * left[config.lr_scheduler]
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group the learning rate."""
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, rate_at: Callable[[float | None], float]
+) -> None:
+    """Give every group the learning rate that follows from its own, or from the config's."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate_at(group.get("learning_rate"))
 
 
 def sum_gradients(
@@ -48,17 +73,37 @@ def sum_gradients(
 
     A process without a sample, or a parameter that no prompt named, has no gradient: zeros.
     """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    sums = [_sum_bucket(parameters, total) for parameters in _buckets(optimizer)]
+    norms = torch.stack([flat.norm() for flat in sums])
+    norm = norms[0] if len(norms) == 1 else norms.norm()
+    if max_norm is not None:
+        for flat in sums:
+            flat *= (max_norm / norm).clamp(max=1)
+    return norm
+
+
+def _sum_bucket(
+    parameters: list[torch.Tensor], total: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Sum the gradients in one go; return them all, as one tensor that each of them is part of."""
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
     flat = total(torch.cat([gradient.flatten() for gradient in gradients]))
-    norm = flat.norm()
-    if max_norm is not None:
-        flat = flat * (max_norm / norm).clamp(max=1)
     for parameter, part in zip(
         parameters, flat.split([p.numel() for p in parameters]), strict=True
     ):
         parameter.grad = part.view_as(parameter)
-    return norm
+    return flat
+
+
+def _buckets(optimizer: torch.optim.Optimizer) -> Iterator[list[torch.Tensor]]:
+    bucket: list[torch.Tensor] = []
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if bucket and sum(p.numel() for p in bucket) + parameter.numel() > BUCKET:
+                yield bucket
+                bucket = []
+            bucket.append(parameter)
+    yield bucket
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -78,7 +123,9 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, A
 
 
 def _fits(saved: Mapping[str, Any], parameter: torch.Tensor) -> bool:
-    return all(value.shape == parameter.shape for value in saved.values() if _is_shaped(value))
+    # What is kept in 8 bits has tensors of other shapes beside it.
+    large = [value for value in saved.values() if _is_shaped(value) and value.dim() > 1]
+    return all(value.shape == parameter.shape for value in large)
 
 
 def _is_shaped(value: Any) -> bool:

@@ -56,8 +56,11 @@ TEMPLATES = {
 
 
 def folder_templates(folder: Folder, config: ConceptsConfig) -> tuple[str, ...]:
-    """Return the folder's own templates, or the built-in ones of its property."""
-    templates = folder.templates or TEMPLATES[folder.learnable]
+    """Return the folder's own templates, or the built-in ones of its property.
+
+    Without a word there are none but its own: nothing would be said but "a photo of a".
+    """
+    templates = folder.templates or (TEMPLATES[folder.learnable] if folder.word else ())
     return (
         *templates,
         *("{}",) * config.num_blank_prompts,
@@ -71,18 +74,19 @@ def picture_prompts(
     """Return every prompt that may stand for `image`.
 
     A caption with `{}` or the word in it stands as it is; any other follows the templates, as
-    `said`, the words of the file name, does.
+    `said`, the words of the file name, does. Where there is no word captions stand alone.
     """
+    begun = [template.replace("{}", word) for template in templates]
     if not captions:
-        return tuple(f"{template.format(word)} {said}".rstrip() for template in templates)
+        return tuple(filter(None, (f"{text} {said}".strip() for text in begun or ("",))))
     prompts: list[str] = []
     for caption in captions:
-        if "{}" in caption:
+        if word and "{}" in caption:
             prompts.append(caption.replace("{}", word))
-        elif named(caption, [word]):
+        elif not begun or (word and named(caption, [word])):
             prompts.append(caption)
         else:
-            prompts += (f"{template.format(word)}, {caption}" for template in templates)
+            prompts += (f"{text}, {caption}" for text in begun)
     return tuple(prompts)
 
 

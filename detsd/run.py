@@ -8,15 +8,18 @@ from typing import Any
 
 import torch
 
-from detsd.batches import Batches
+from detsd.batches import Batches, ClassSamples
 from detsd.concepts import Concept, ConceptError, read_concepts
 from detsd.config import ConfigError, FinetuneConfig, TrainingConfig, Word, hub_token
 from detsd.critic import Critic, open_critic
 from detsd.data import Example, cache_latents
 from detsd.earlystop import Stopper, early_stop
 from detsd.methods import Method, attach
-from detsd.model import StableDiffusion, load_model
+from detsd.model import StableDiffusion
 from detsd.optimization import build_optimizer
+from detsd.pretrained import load_model
+from detsd.prior import class_samples
+from detsd.rarity import warn_of_common_words
 from detsd.resume import read_state
 from detsd.samples import Samples
 from detsd.trial import Checkpoint, Trial
@@ -58,16 +61,27 @@ def prepare(
     """Return the run, at step 0 or where its own checkpoint left off."""
     training = config.training
     batch_size = effective_batch(training, trial)
+    precision = _precision(training, trial.device)
     model = load_model(
         config.model,
         trial.device,
-        precision=_precision(training, trial.device),
+        # Weights that learn are in full precision, whatever they compute in.
+        precision="fp32" if config.method.kind == "full" else precision,
         forward_process=training.forward_process,
         token=hub_token(os.environ),
     )
+    size = _picture_size(config, model)
+    own = checkpoint.path if checkpoint and checkpoint.own else None
+    prior = class_samples(config, model, size, trial, own)  # before anything is learnt
+    batches = _batches(config, trial, examples, model, size, batch_size, prior)
+    warn_of_common_words(config, model)
+    words = config.concepts.words if config.method.learns_vectors else ()
+    concepts = starting_concepts(words, model, checkpoint)
+    method = attach(config, concepts, model, half=precision == "bf16")
+    if checkpoint and not checkpoint.own:
+        method.start_from(checkpoint.path / "export")
     if training.gradient_checkpointing:
         model.unet.enable_gradient_checkpointing()
-    method = attach(training, starting_concepts(config.concepts.words, model, checkpoint), model)
     optimizer = build_optimizer(training, method.parameter_groups())
     step = 0
     noted: dict[str, Any] = {}
@@ -77,7 +91,7 @@ def prepare(
         step, noted = read_state(
             checkpoint.path, method=method, optimizer=optimizer, config=training, run=now
         )
-    samples = Samples(config.inference, model, trial)
+    samples = Samples(config.inference, config.sample_prompts, model, trial)
     critic = open_critic(config, examples, model.size, samples.images, trial, noted)
     stopper = early_stop(training.early_stop, method, noted.get("early_stop", {}), critic.basis)
     return Run(
@@ -87,7 +101,7 @@ def prepare(
         model=model,
         method=method,
         optimizer=optimizer,
-        batches=_batches(config, trial, examples, model, batch_size),
+        batches=batches,
         samples=samples,
         critic=critic,
         stopper=stopper,
@@ -118,7 +132,7 @@ def starting_concepts(
 ) -> list[Concept]:
     """Return each word as its initializer has it, or as another trial's checkpoint does."""
     initial = [model.text.initial_concept(*word) for word in words]
-    if checkpoint is None or checkpoint.own:
+    if not words or checkpoint is None or checkpoint.own:
         return initial
     found = {concept.name: concept for concept in read_concepts(checkpoint.path)}
     if not found.keys() & {word.name for word in words}:
@@ -158,11 +172,10 @@ def _batches(
     trial: Trial,
     examples: Sequence[Example],
     model: StableDiffusion,
+    size: int,
     batch_size: int,
+    prior: ClassSamples | None,
 ) -> Batches:
-    size = config.concepts.img_size or model.size
-    if size % model.vae_factor:
-        raise ConfigError([f"concepts.img_size: {size} is no multiple of {model.vae_factor}"])
     with model.vae_awake():
         latents = cache_latents(examples, model.encode_images, config.concepts, size, trial.deal)
     return Batches(
@@ -170,11 +183,19 @@ def _batches(
         type(latents)(*(column.to(trial.device) for column in latents)),
         batch_size=batch_size,
         micro_batch_size=config.training.micro_batch_size
-        or _micro_batch_size(model, -(-batch_size // trial.size)),
+        or _micro_batch_size(model, -(-batch_size // trial.size) * (2 if prior else 1)),
         num_timesteps=len(model.schedule.alphas_cumprod),
         flip_p=config.concepts.flip_p,
         seed=config.training.train_seed,
+        prior=prior,
     )
+
+
+def _picture_size(config: FinetuneConfig, model: StableDiffusion) -> int:
+    size = config.concepts.img_size or model.size
+    if size % model.vae_factor:
+        raise ConfigError([f"concepts.img_size: {size} is no multiple of {model.vae_factor}"])
+    return size
 
 
 def _micro_batch_size(model: StableDiffusion, share: int) -> int:

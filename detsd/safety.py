@@ -10,7 +10,7 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from PIL import Image
 from transformers import CLIPImageProcessor
 
-from detsd.model import ModelError
+from detsd.pretrained import ModelError
 from detsd.reason import reason
 
 # It says that it returns black images; they are not what is kept here.

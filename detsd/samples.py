@@ -19,8 +19,15 @@ Drawn = dict[str, list[Image.Image]]  # by prompt
 class Samples:
     """A sheet a prompt: a row for each slot of the trial, as many columns as the config says."""
 
-    def __init__(self, config: InferenceConfig, model: StableDiffusion, trial: Trial):
+    def __init__(
+        self,
+        config: InferenceConfig,
+        prompts: Sequence[str],
+        model: StableDiffusion,
+        trial: Trial,
+    ):
         self._config = config
+        self._prompts = prompts
         self._model = model
         self._trial = trial
         self._columns = config.num_pipeline_calls * config.inference_batch_size
@@ -31,11 +38,11 @@ class Samples:
 
         With a large model they take minutes: where `may_stop`, a request to stop cuts them short.
         """
-        return self._draw(step, _names(self._config.prompts), may_stop)
+        return self._draw(step, _names(self._prompts), may_stop)
 
     def complete(self, step: int) -> None:
         """Draw the sheets of a step that are missing: those of prompts that are new."""
-        self._draw(step, missing_samples(self._config, self._trial, step), may_stop=False)
+        self._draw(step, missing_samples(self._prompts, self._trial, step), may_stop=False)
 
     def images(self, prompts: Sequence[str]) -> Drawn:
         """Draw the prompts with the samples' seeds, and show nothing."""
@@ -83,9 +90,9 @@ def sample_settings(config: InferenceConfig) -> Settings:
     )
 
 
-def missing_samples(config: InferenceConfig, trial: Trial, step: int) -> dict[str, str]:
+def missing_samples(prompts: Sequence[str], trial: Trial, step: int) -> dict[str, str]:
     """Return the prompts whose sheets were not shown at this step, by the sheets' names."""
-    names = _names(config.prompts)
+    names = _names(prompts)
     # Asked of the chief's folder by every process: they have to agree on what to draw.
     return {
         name: prompt for name, prompt in names.items() if trial.any(not trial.shown(name, step))

@@ -9,7 +9,8 @@ from PIL import Image
 
 from detsd.config import GridConfig, hub_token
 from detsd.imagestore import Record
-from detsd.model import StableDiffusion, load_model
+from detsd.model import StableDiffusion
+from detsd.pretrained import load_model
 from detsd.rating import Rater, read_pictures
 from detsd.request import Request, Settings, check_words
 from detsd.safety import SafetyChecker, load_safety_checker

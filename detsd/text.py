@@ -13,6 +13,7 @@ from detsd.concepts import Concept, ConceptError
 
 log = logging.getLogger(__name__)
 
+MOST_KEPT = 1000  # prompts: a quarter of a gigabyte for SD 1.x
 # By the widths of their encoders' vectors: clip_l's, and then clip_g's if there is one.
 FAMILIES = {
     (768,): "Stable Diffusion 1.x",
@@ -135,6 +136,29 @@ class PromptEncoder:
             ).input_ids
             for encoder in self.encoders
         ]
+
+
+class KeptPrompts:
+    """What encoders that do not learn make of prompts: each is encoded once, and then kept."""
+
+    def __init__(self, text: PromptEncoder):
+        self._text = text
+        self._kept: dict[str, Conditioning] = {}
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Return a row a prompt."""
+        if len(self._kept) > MOST_KEPT:
+            self._kept.clear()
+        for prompt in prompts:
+            if prompt not in self._kept:
+                # Alone: what is made of it must not depend on what else a batch holds.
+                self._kept[prompt] = self._text.encode([prompt])
+        rows = [self._kept[prompt] for prompt in prompts]
+        pooled = [row.pooled for row in rows if row.pooled is not None]
+        return Conditioning(
+            torch.cat([row.states for row in rows]), torch.cat(pooled) if pooled else None
+        )
 
 
 def _spelt(widths: Mapping[str, int]) -> str:

@@ -1,19 +1,16 @@
-"""How well the concepts are learnt so far: the loss on fixed samples, and how far they moved."""
+"""How much is learnt so far: the loss on fixed samples, and how far it all moved."""
 
 import logging
 
 import torch
 
 from detsd.batches import Batch
-from detsd.loss import denoising_loss
+from detsd.loss import denoising_errors
 from detsd.model import StableDiffusion
 from detsd.run import Run
 from detsd.samples import Drawn
 
 log = logging.getLogger(__name__)
-
-# Below this share of its first length a concept has hardly left its initializer.
-HARDLY_MOVED = 0.01
 
 
 def validate(run: Run, drawn: Drawn) -> dict[str, float]:
@@ -33,14 +30,14 @@ def validation_loss(run: Run) -> float:
 
 def _batch_loss(model: StableDiffusion, batch: Batch) -> torch.Tensor:
     conditioning = model.encode_prompts(batch.captions)
-    return denoising_loss(
+    return denoising_errors(
         lambda noisy, steps: model.predict(noisy, steps, conditioning, batch.origins),
         batch.latents,
         batch.noise,
         batch.timesteps,
         model.schedule,
         batch.weights,
-    )
+    ).sum()
 
 
 def conclude(run: Run) -> None:
@@ -48,10 +45,11 @@ def conclude(run: Run) -> None:
     if run.first_loss is None or run.loss is None:
         return
     with run.stopper.best():
-        moved = run.method.moved()
-    log.info("the concepts moved by %.1f%% of their first length", 100 * moved)
-    if moved < HARDLY_MOVED:
-        log.warning("that is hardly at all: more steps, or a higher training.learning_rate?")
+        distances = run.method.moved()
+    for what, share, least in distances:
+        log.info("%s moved by %.3g%% of their first length", what, 100 * share)
+        if share < least:
+            log.warning("that is hardly at all: more steps, or a higher learning rate?")
     log.info("the validation loss went from %.4f to %.4f", run.first_loss, run.loss)
     if run.loss >= run.first_loss:
         log.warning("it did not fall: more steps, or a lower training.learning_rate?")

@@ -35,12 +35,15 @@ def named(prompt: str, names: Iterable[str]) -> set[str]:
 
 
 def reworded(prompt: str, words: Mapping[str, str]) -> str:
-    """Put each concept's plain words where its name stands."""
+    """Put each concept's plain words where its name stands; where they are none, close the gap."""
 
     def replace(match: re.Match[str]) -> str:
         return words[_meant(match["name"], words)] if match["name"] else match[0]
 
-    return _pattern(tuple(words)).sub(replace, prompt) if words else prompt
+    if not words:
+        return prompt
+    plain = _pattern(tuple(words)).sub(replace, prompt)
+    return plain if all(words.values()) else " ".join(plain.split())
 
 
 def same_word(one: str, other: str) -> bool:

@@ -18,7 +18,8 @@ from transformers import BitImageProcessor, CLIPImageProcessor, Dinov2Config, Di
 from demo.architecture import build_scorer
 from demo.vocabulary import build_tokenizer
 from detsd.config import ModelConfig
-from detsd.model import StableDiffusion, load_model
+from detsd.model import StableDiffusion
+from detsd.pretrained import load_model
 from tests.tiny_model import FAMILIES, build
 
 ROOT = Path(__file__).parent.parent

@@ -155,18 +155,18 @@ def test_micro_batches_change_memory_and_not_results(tmp_path, hparams):
 
 
 def test_out_of_memory_is_met_with_smaller_pieces(tmp_path, hparams, monkeypatch, caplog):
-    from detsd.methods import TextualInversion
+    from detsd.methods import Method
 
     caplog.set_level(logging.INFO)
     whole = rows(run(tmp_path / "whole", hparams))["det-logo"]
-    losses = TextualInversion.losses
+    losses = Method.losses
 
     def too_small(self, model, batch):
         if len(batch.captions) > 1:
             raise torch.OutOfMemoryError
         return losses(self, model, batch)
 
-    monkeypatch.setattr(TextualInversion, "losses", too_small)
+    monkeypatch.setattr(Method, "losses", too_small)
     part = rows(run(tmp_path / "part", hparams))["det-logo"]
     assert torch.allclose(part, whole, atol=1e-6)
     assert "micro-batches of 1" in caplog.text

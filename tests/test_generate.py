@@ -13,7 +13,7 @@ import detsd
 from detsd.concepts import Concept, ConceptError, read_concepts, write_concepts
 from detsd.config import ConfigError
 from detsd.generate import find_concepts
-from detsd.model import ModelError
+from detsd.pretrained import ModelError
 from detsd.request import RequestError
 from detsd.schedulers import SchedulerError
 from tests.test_model import made_up

@@ -15,7 +15,7 @@ from detsd.config import ModelConfig
 from detsd.gather import gather
 from detsd.grid import generate_grid
 from detsd.imagestore import INDEX, read_records
-from detsd.model import load_model
+from detsd.pretrained import load_model
 from detsd.request import RequestError
 from detsd.runfolder import read_metrics
 from tests.trials import last, run

@@ -10,24 +10,27 @@ LEVELS = (
     {"reason"},
     {
         *("", "words", "concepts", "loss", "gallery", "images", "console", "storage", "processes"),
-        *("score", "schedulers", "png", "retry"),
+        *("score", "schedulers", "png", "retry", "adapters"),
     },
-    {"config", "preemption", "tokens", "request", "trial", "runfolder", "imagestore", "rating"},
+    {"config", "preemption", "tokens", "request", "trial", "runfolder", "imagestore", "rating"}
+    | {"attachment"},
     {"launcher", "prompts", "text", "search", "optimization", "meter", "retention", "foldertrial"}
     | {"clustertrial", "leaderboard", "page", "sweep", "sheets", "fetch"},
     {"data", "model", "rank", "plan", "gather"},
-    {"batches", "denoise", "safety"},
-    {"sampler"},
-    {"methods", "samples", "generate"},
-    {"resume", "critic", "earlystop", "vocabulary", "widgets"},
-    {"run", "studio"},
+    {"batches", "denoise", "pretrained", "rarity"},
+    {"sampler", "safety", "part"},
+    {"lora", "vectors", "weights", "samples", "generate", "classimages"},
+    {"methods", "vocabulary", "widgets", "prior"},
+    {"resume", "critic", "earlystop", "studio"},
+    {"run"},
     {"validation", "grid", "preview"},
     {"finetune", "local"},
     {"compat", "__main__"},
 )
 HOMES = {
     "determined": {"clustertrial", "foldertrial", "preemption", "runfolder", "plan"},
-    "diffusers": {"model", "safety"},
+    "diffusers": {"model", "pretrained", "safety"},
+    "peft": {"attachment"},
     "torchvision": set(),
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from detsd.loss import Schedule, add_noise, denoising_loss, min_snr_weights, target
+from detsd.loss import Schedule, add_noise, denoising_errors, min_snr_weights, target
 from detsd.model import StableDiffusion
 
 KINDS = ("epsilon", "v_prediction", "sample")
@@ -79,7 +79,7 @@ def test_the_loss_is_finite_where_nothing_is_left_of_the_picture(
     assert process.alphas_cumprod[-1] == 0
     scale = torch.ones((), requires_grad=True)
     weights = torch.full((len(STEPS),), 1 / len(STEPS))
-    loss = denoising_loss(lambda x, _: x * scale, *tensors, STEPS, process, weights, gamma)
+    loss = denoising_errors(lambda x, _: x * scale, *tensors, STEPS, process, weights, gamma).sum()
     loss.backward()
     assert loss.isfinite()
     assert scale.grad is not None
@@ -91,12 +91,12 @@ def test_a_perfect_prediction_costs_nothing(tensors: Tensors, kind: str) -> None
     process = schedule(kind)
     wanted = target(*tensors, STEPS, process)
     weights = torch.ones(len(STEPS))
-    assert denoising_loss(lambda *_: wanted, *tensors, STEPS, process, weights, 5.0) == 0
+    assert denoising_errors(lambda *_: wanted, *tensors, STEPS, process, weights, 5.0).sum() == 0
 
 
 def test_the_loss_is_the_weighted_sum_of_mean_squares(tensors: Tensors) -> None:
     weights = torch.arange(1.0, 7.0)
-    loss = denoising_loss(lambda x, _: 0 * x, *tensors, STEPS, schedule(), weights)
+    loss = denoising_errors(lambda x, _: 0 * x, *tensors, STEPS, schedule(), weights).sum()
     squares = tensors[1].square().flatten(1).mean(1)
     assert loss.item() == pytest.approx((weights * squares).sum().item(), rel=1e-6)
 
@@ -108,7 +108,7 @@ def test_the_model_is_given_the_noisy_latents_and_their_timesteps(tensors: Tenso
         seen.append((noisy, timesteps))
         return noisy
 
-    denoising_loss(predict, *tensors, STEPS, schedule(), torch.ones(len(STEPS)))
+    denoising_errors(predict, *tensors, STEPS, schedule(), torch.ones(len(STEPS)))
     ((noisy, timesteps),) = seen
     assert torch.equal(noisy, add_noise(*tensors, STEPS, schedule()))
     assert torch.equal(timesteps, STEPS)
@@ -122,9 +122,9 @@ def test_the_shares_of_pieces_add_up(tensors: Tensors, cut: int, gamma: float | 
     def loss(piece: slice) -> torch.Tensor:
         latents, noise = (tensor[piece] for tensor in tensors)
         process = schedule("v_prediction")
-        return denoising_loss(
+        return denoising_errors(
             lambda x, t: x.sin(), latents, noise, STEPS[piece], process, weights[piece], gamma
-        )
+        ).sum()
 
     parts = loss(slice(None, cut)) + loss(slice(cut, None))
     assert parts.item() == pytest.approx(loss(slice(None)).item(), rel=1e-6)
@@ -132,5 +132,13 @@ def test_the_shares_of_pieces_add_up(tensors: Tensors, cut: int, gamma: float | 
 
 def test_a_prediction_in_half_precision_gives_a_loss_in_full(tensors: Tensors) -> None:
     weights = torch.ones(len(STEPS))
-    loss = denoising_loss(lambda x, _: x.bfloat16(), *tensors, STEPS, schedule(), weights)
+    loss = denoising_errors(lambda x, _: x.bfloat16(), *tensors, STEPS, schedule(), weights)
     assert loss.dtype == torch.float32
+
+
+def test_a_teacher_says_what_is_wanted_of_the_noisy_latents(tensors: Tensors) -> None:
+    weights = torch.ones(len(STEPS))
+    errors = denoising_errors(
+        lambda x, _: x.sin(), *tensors, STEPS, schedule(), weights, teach=lambda x, _: x.sin()
+    )
+    assert torch.equal(errors, torch.zeros(len(STEPS)))

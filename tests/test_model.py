@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from detsd.concepts import Concept, ConceptError, read_concepts, write_concepts
 from detsd.config import ModelConfig
-from detsd.model import ModelError, load_model
+from detsd.pretrained import ModelError, load_model
 
 FAMILIES = ("sd1", "sd2", "sdxl")
 NAMES = ("det-logo", "det-logo-demo")

@@ -2,11 +2,13 @@
 
 import copy
 import io
+import sys
 from typing import Any
 
 import pytest
 import torch
 
+from detsd import optimization
 from detsd.config import ConfigError, TrainingConfig, read
 from detsd.optimization import (
     build_optimizer,
@@ -24,6 +26,7 @@ KINDS = {
     "adamw": ("adamw", {"weight_decay": 0.1}),
     "sgd": ("sgd", {}),
     "sgd, momentum": ("sgd", {"momentum": 0.9, "nesterov": True}),
+    "adamw8bit": ("adamw8bit", {"weight_decay": 0.1}),
 }
 
 
@@ -78,12 +81,14 @@ def test_scale_lr_multiplies_by_the_effective_batch() -> None:
     assert rate(9, scale_lr=True, lr_scheduler="cosine") == 4 * rate(9, lr_scheduler="cosine")
 
 
-def test_the_learning_rate_reaches_every_group() -> None:
+def test_a_group_with_a_learning_rate_of_its_own_keeps_it_through_the_schedule() -> None:
     named = list(parameters().items())
-    groups = [{"params": named[:1]}, {"params": named[1:]}]
-    optimizer = build_optimizer(config(), groups)
-    set_learning_rate(optimizer, 0.25)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+    groups = [{"params": named[:1]}, {"params": named[1:], "learning_rate": 0.1}]
+    wanted = config(lr_scheduler="linear", scale_lr=True)
+    optimizer = build_optimizer(wanted, groups)
+    set_learning_rate(optimizer, lambda first: learning_rate_at(wanted, 5, 4, 10, first))
+    found = [group["lr"] for group in optimizer.param_groups]
+    assert found == pytest.approx([0.5 * 4 / 2, 0.1 * 4 / 2])
 
 
 @pytest.mark.parametrize(
@@ -116,7 +121,7 @@ def test_a_missing_gradient_counts_as_zeros() -> None:
     assert torch.equal(named["second"].grad, torch.full((2, 4), 3.0))
 
 
-def test_gradients_are_summed_in_one_go_over_all_processes() -> None:
+def test_gradients_are_summed_in_as_few_goes_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     named = parameters()
     for number, parameter in enumerate(named.values()):
         parameter.grad = torch.full_like(parameter, number + 1)
@@ -128,11 +133,20 @@ def test_gradients_are_summed_in_one_go_over_all_processes() -> None:
 
     sum_gradients(optimizer_of(named), total)
     assert calls == [(24,)]
+    monkeypatch.setattr(optimization, "BUCKET", 20)
+    for number, parameter in enumerate(named.values()):
+        parameter.grad = torch.full_like(parameter, number + 1)
+    sum_gradients(optimizer_of(named), total)
+    assert calls == [(24,), (20,), (4,)]
     assert all((p.grad == 2 * (n + 1)).all() for n, p in enumerate(named.values()))
 
 
+@pytest.mark.parametrize("bucket", [100, 10])
 @pytest.mark.parametrize(("size", "length"), [(4.0, 2.0), (0.5, 0.5 * 24**0.5), (0.0, 0.0)])
-def test_a_long_gradient_is_shortened_and_a_short_one_left(size: float, length: float) -> None:
+def test_a_long_gradient_is_shortened_and_a_short_one_left(
+    size: float, length: float, bucket: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optimization, "BUCKET", bucket)
     named = parameters()
     for parameter in named.values():
         parameter.grad = torch.full_like(parameter, size)
@@ -157,6 +171,14 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
     torch.save(state, file)
     file.seek(0)
     return torch.load(file, weights_only=True)
+
+
+def test_an_optimizer_that_is_not_installed_is_a_config_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(ConfigError, match="adamw8bit needs bitsandbytes"):
+        optimizer_of(parameters(), optimizer_name="adamw8bit")
 
 
 @pytest.mark.parametrize("name", KINDS)

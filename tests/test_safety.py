@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessor
 
 import detsd
-from detsd.model import ModelError
+from detsd.pretrained import ModelError
 from detsd.safety import load_safety_checker
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from diffusers.schedulers import KarrasDiffusionSchedulers
 
 from detsd.config import ConfigError, ModelConfig
 from detsd.denoise import Prompts, denoise
-from detsd.model import load_model
+from detsd.pretrained import load_model
 from detsd.request import Request, Settings
 from detsd.sampler import check_scheduler
 from detsd.schedulers import SCHEDULERS, SchedulerError, build, check, known_scheduler

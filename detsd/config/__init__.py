@@ -11,6 +11,13 @@ from detsd.config.finetune import (
 from detsd.config.grid import GridConfig
 from detsd.config.hub import hub_token, hub_variable, is_exposed
 from detsd.config.inference import InferenceConfig
+from detsd.config.method import (
+    FullConfig,
+    LoraConfig,
+    MethodConfig,
+    PriorConfig,
+    TextualInversionConfig,
+)
 from detsd.config.read import ConfigError, read
 
 __all__ = [
@@ -19,10 +26,15 @@ __all__ = [
     "EarlyStopConfig",
     "Experiment",
     "FinetuneConfig",
+    "FullConfig",
     "Folder",
     "GridConfig",
     "InferenceConfig",
+    "LoraConfig",
+    "MethodConfig",
     "ModelConfig",
+    "PriorConfig",
+    "TextualInversionConfig",
     "TrainingConfig",
     "Word",
     "hub_token",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from detsd.config.read import Count, Integer, Listed, Number, Probability, Section
+from detsd.words import named, reworded
 
 PARALLEL = ("concept_strs", "initializer_strs", "learnable_properties", "img_dirs")
 # What a concept of that many vectors leaves of the 77 tokens of a prompt is still a sentence.
@@ -47,7 +48,8 @@ def _not_blank(text: str) -> str:
     return text
 
 
-def _a_folder(path: Path) -> Path:
+def a_folder(path: Path) -> Path:
+    """Return the folder's path; one that is not there is refused."""
     path = path.expanduser()
     if not path.is_dir():
         raise ValueError("is not a folder" if path.exists() else "no such folder")
@@ -79,18 +81,14 @@ Templates = Annotated[tuple[Annotated[str, AfterValidator(_a_template)], ...], F
 class ConceptsConfig(Section):
     """What is learnt, from which pictures, and how these are prepared."""
 
-    concept_strs: Annotated[
-        tuple[Annotated[str, AfterValidator(_a_word)], ...], Listed, Field(min_length=1)
-    ]
+    concept_strs: Annotated[tuple[Annotated[str, AfterValidator(_a_word)], ...], Listed] = ()
     """The words used in prompts, one a folder; the same word may stand for several folders."""
-    initializer_strs: Annotated[tuple[Text, ...], Listed, Field(min_length=1)]
+    initializer_strs: Annotated[tuple[Text, ...], Listed] = ()
     """A phrase a word: the new word starts as its tokens, one vector for each."""
-    learnable_properties: Annotated[
-        tuple[Literal["object", "style"], ...], Listed, Field(min_length=1)
-    ]
+    learnable_properties: Annotated[tuple[Literal["object", "style"], ...], Listed] = ()
     """`object` or `style`: which of the built-in templates make the prompts."""
     img_dirs: Annotated[
-        tuple[Annotated[Path, AfterValidator(_a_folder)], ...], Listed, Field(min_length=1)
+        tuple[Annotated[Path, AfterValidator(a_folder)], ...], Listed, Field(min_length=1)
     ]
     """A folder of pictures a word; relative to the working folder."""
     num_vectors: Annotated[
@@ -101,6 +99,8 @@ class ConceptsConfig(Section):
         None
     )
     """Own templates, a list a folder (or one list for all): `a portrait of {}`."""
+    instance_prompt: Annotated[tuple[Text, ...] | None, Listed] = None
+    """Instead of templates the one prompt of all pictures, or one a folder: `a fbernuy man`."""
     img_size: Annotated[Integer, Field(ge=8, le=4096)] | None = None
     """Side of the square that pictures are brought to; the model's own when absent."""
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
@@ -125,17 +125,26 @@ class ConceptsConfig(Section):
     @cached_property
     def words(self) -> tuple[Word, ...]:
         """The words to learn, each once, in the order written."""
-        counts = _spread(self.num_vectors, len(self.concept_strs))
-        rows = zip(self.concept_strs, self.initializer_strs, counts, strict=True)
+        length = len(self.concept_strs)
+        initializers = self.initializer_strs or ("",) * length
+        rows = zip(self.concept_strs, initializers, _spread(self.num_vectors, length), strict=True)
         # A word named twice means the same both times: `disagreements` has seen to it.
         return tuple(dict.fromkeys(Word(*row) for row in rows))
 
     @cached_property
     def folders(self) -> tuple[Folder, ...]:
         """The folders to learn from, in the order written."""
-        templates = _spread(self.templates, len(self.concept_strs))
-        columns = (self.concept_strs, self.img_dirs, self.learnable_properties, templates)
-        return tuple(Folder(*row) for row in zip(*columns, strict=True))
+        length = len(self.img_dirs)
+        words = self.concept_strs or ("",) * length
+        learnable = self.learnable_properties or ("object",) * length
+        own = self.instance_prompt and tuple((prompt,) for prompt in self.instance_prompt)
+        templates = _spread(self.templates or own, length)
+        return tuple(
+            Folder(word, path, kind, lines and tuple(_blanked(line, word) for line in lines))
+            for word, path, kind, lines in zip(
+                words, self.img_dirs, learnable, templates, strict=True
+            )
+        )
 
     @classmethod
     def disagreements(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -149,14 +158,25 @@ class ConceptsConfig(Section):
         for key, values in (
             ("num_vectors", _listed(raw.get("num_vectors"))),
             ("templates", _listed(_template_lists(raw.get("templates")))),
+            ("instance_prompt", _listed(raw.get("instance_prompt"))),
         ):
             if raw.get(key) is not None and len(values) not in (1, entries):
                 wanted = f"one entry a folder ({entries}) or a single one is wanted"
                 yield key, f"{wanted}, found {len(values)}"
+        if raw.get("templates") is not None and raw.get("instance_prompt") is not None:
+            yield "instance_prompt", "stands instead of templates; leave out one of the two"
         words = [word for word in lists["concept_strs"] if isinstance(word, str)]
+        for prompt in _listed(raw.get("instance_prompt")):
+            if words and "{}" not in str(prompt) and not named(str(prompt), words):
+                yield "instance_prompt", f"names none of {', '.join(words)}, found {prompt!r}"
         yield from _same_but_for_case(words)
         yield from _two_meanings(words, "initializer_strs", lists["initializer_strs"])
         yield from _two_meanings(words, "num_vectors", _listed(raw.get("num_vectors")))
+
+
+def _blanked(prompt: str, word: str) -> str:
+    """Return the prompt as a template: with {} where the word stands, if one does."""
+    return prompt if "{}" in prompt or not word else reworded(prompt, {word: "{}"})
 
 
 def _listed(value: Any) -> list[Any]:

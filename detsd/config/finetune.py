@@ -8,13 +8,15 @@ from pydantic import Field
 from detsd.config.concepts import ConceptsConfig
 from detsd.config.hub import ModelName
 from detsd.config.inference import InferenceConfig
+from detsd.config.method import MethodConfig, PriorConfig, TextualInversionConfig
 from detsd.config.read import Count, Extra, Integer, Number, Section, Seed
-from detsd.words import named
+from detsd.words import named, reworded
 
 OPTIMIZER_ARGUMENTS = {
     "adam": {"betas", "eps", "weight_decay", "amsgrad", "foreach", "fused"},
     "adamw": {"betas", "eps", "weight_decay", "amsgrad", "foreach", "fused"},
     "sgd": {"momentum", "dampening", "weight_decay", "nesterov", "foreach", "fused"},
+    "adamw8bit": {"betas", "eps", "weight_decay"},
 }
 METRICS = (
     "loss",
@@ -24,8 +26,11 @@ METRICS = (
     "diversity",
     "copying",
     "dino_fidelity",
+    "drift",
 )
-SMALLER_IS_BETTER = ("loss", "copying")
+SMALLER_IS_BETTER = ("loss", "copying", "drift")
+OF_VECTORS = ("norm_reg_weight", "hidden_reg_weight", "embedding_norm")
+PROMPTED = ("learnable_properties",)
 Positive = Annotated[Number, Field(gt=0)]
 Beta = Annotated[Number, Field(gt=0, lt=1)]
 NotNegative = Annotated[Number, Field(ge=0)]
@@ -67,8 +72,8 @@ class TrainingConfig(Section):
     """Effective batch = train_batch_size × this × resources.slots_per_trial."""
     micro_batch_size: Count | None = None
     """Samples at once on a device; as many as fit when absent. It changes memory, not results."""
-    optimizer_name: Literal["adam", "adamw", "sgd"] = "adam"
-    """Which optimizer steps the learnt vectors."""
+    optimizer_name: Literal["adam", "adamw", "sgd", "adamw8bit"] = "adam"
+    """Which optimizer steps what is learnt; `adamw8bit` needs bitsandbytes."""
     learning_rate: Annotated[Number, Field(ge=0, le=1e6)] = 5e-4
     """Before `scale_lr` multiplies it."""
     other_optimizer_kwargs: Extra = Field(default_factory=dict)
@@ -133,32 +138,82 @@ class FinetuneConfig(Section):
     """Which Stable Diffusion is taught."""
     concepts: ConceptsConfig
     """What is learnt, from which pictures."""
+    method: MethodConfig = TextualInversionConfig()
+    """What of the model learns it."""
+    prior: PriorConfig | None = None
+    """What it is not to forget meanwhile."""
     training: TrainingConfig = TrainingConfig()
     """How it is learnt."""
     inference: InferenceConfig = InferenceConfig()
     """Which samples show it."""
 
     @property
+    def changes_model(self) -> bool:
+        """Whether prompts without a concept may come out in another way than before."""
+        return self.method.kind != "textual_inversion"
+
+    @property
+    def plain_words(self) -> dict[str, str]:
+        """What stands for each concept where a prompt is to do without it."""
+        return {word.name: word.initializer for word in self.concepts.words}
+
+    @property
+    def sample_prompts(self) -> tuple[str, ...]:
+        """The prompts to draw; of a changed model each that names a concept without it, too."""
+        prompts = self.inference.prompts
+        if not self.changes_model:
+            return prompts
+        plain = (reworded(prompt, self.plain_words) for prompt in prompts)
+        return tuple(dict.fromkeys([*prompts, *plain]))
+
+    @property
     def measured(self) -> tuple[str, ...]:
         """The validation metrics that a run reports."""
-        scored = METRICS[1:-1] if self.inference.scorer_name_or_path else ()
-        dino = METRICS[-1:] if self.inference.dino_name_or_path else ()
-        return ("loss", *scored, *dino, "steps")
+        scored = METRICS[1:6] if self.inference.scorer_name_or_path else ()
+        dino = METRICS[6:7] if self.inference.dino_name_or_path else ()
+        drift = METRICS[7:] if scored and self.changes_model else ()
+        return ("loss", *scored, *dino, *drift, "steps")
 
     @classmethod
     def disagreements(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """What has to be measured and is not."""
+        """What the method has no use for or does without; what has to be measured and is not."""
+        yield from _of_method(raw)
         training, inference = (_mapping(raw.get(key)) for key in ("training", "inference"))
         scorer, dino = (inference.get(f"{kind}_name_or_path") for kind in ("scorer", "dino"))
         metric = _mapping(training.get("early_stop")).get("metric", "loss")
         if metric in METRICS[1:] and not scorer:
             yield "training.early_stop.metric", f"{metric} needs inference.scorer_name_or_path"
+        kind = _mapping(raw.get("method")).get("kind", "textual_inversion")
+        if metric == "drift" and kind == "textual_inversion":
+            yield "training.early_stop.metric", "textual inversion leaves the model as it is"
         if metric == "dino_fidelity" and not dino:
             yield "training.early_stop.metric", f"{metric} needs inference.dino_name_or_path"
         if dino and not scorer:
             yield "inference.dino_name_or_path", "needs inference.scorer_name_or_path beside it"
         if scorer and not _names_a_concept(raw, inference):
             yield "inference.scorer_name_or_path", "needs an inference prompt that names a concept"
+
+
+def _of_method(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what the method needs and does not find, and what it has no use for."""
+    method, concepts, training = (
+        _mapping(raw.get(key)) for key in ("method", "concepts", "training")
+    )
+    inverts = method.get("kind", "textual_inversion") == "textual_inversion"
+    if inverts or method.get("vectors_learning_rate") is not None:
+        for key in ("concept_strs", "initializer_strs", *(PROMPTED if inverts else ())):
+            if concepts and not concepts.get(key):
+                yield f"concepts.{key}", "missing; it has no default"
+    else:
+        for where, section, keys in (
+            ("concepts", concepts, ("num_vectors",)),
+            ("training", training, OF_VECTORS),
+        ):
+            for key in keys:
+                if section.get(key) not in (None, "free"):
+                    yield f"{where}.{key}", "is for learnt vectors (method.vectors_learning_rate)"
+    if inverts and raw.get("prior") is not None:
+        yield "prior", "textual inversion leaves the model as it is, and nothing is forgotten"
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

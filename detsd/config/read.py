@@ -101,19 +101,51 @@ def read(kind: type[R], values: Any, root: str = "") -> R:
 
 def _all_disagreements(kind: type[Section], raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from kind.disagreements(raw)
-    for name, inner in _sections(kind).items():
+    for name, kinds in _sections(kind).items():
         if isinstance(raw.get(name), Mapping):
+            inner = _of_kind(kinds, raw[name].get("kind"))
             for key, text in _all_disagreements(inner, raw[name]):
                 yield _join(name, key), text
 
 
-def _sections(kind: type[BaseModel]) -> dict[str, type[Section]]:
-    return {
-        name: option
+def _sections(kind: type[BaseModel]) -> dict[str, list[type[Section]]]:
+    """Return what may stand under each key that holds a section."""
+    found = {
+        name: [
+            option
+            for option in (field.annotation, *get_args(field.annotation))  # as in `Section | None`
+            if isinstance(option, type) and issubclass(option, Section)
+        ]
         for name, field in kind.model_fields.items()
-        for option in (field.annotation, *get_args(field.annotation))  # as in `Section | None`
-        if isinstance(option, type) and issubclass(option, Section)
     }
+    return {name: kinds for name, kinds in found.items() if kinds}
+
+
+def _of_kind(kinds: Sequence[type[Section]], kind: object) -> type[Section]:
+    """Return the one of them whose key `kind` may say that; the first one else."""
+    named = (one for one in kinds if kind in get_args(_annotation(one)))
+    return next(named, kinds[0])
+
+
+def _annotation(section: type[Section]) -> Any:
+    field = section.model_fields.get("kind")
+    return field and field.annotation
+
+
+def _located(
+    kind: type[Section], location: Sequence[int | str]
+) -> tuple[type[Section], list[int | str]]:
+    """Return the section that holds the last key, and the way to it as a YAML has it."""
+    here, way = kind, list[int | str]()
+    parts = list(location)
+    while parts:
+        part = parts.pop(0)
+        way.append(part)
+        kinds = _sections(here).get(str(part))
+        if kinds and parts:
+            # Where there are several, pydantic puts the kind into the way.
+            here = _of_kind(kinds, parts.pop(0) if len(kinds) > 1 else None)
+    return here, way
 
 
 def _join(root: str, key: str) -> str:
@@ -122,11 +154,18 @@ def _join(root: str, key: str) -> str:
 
 def _describe(kind: type[Section], error: Any, root: str) -> str:
     path = ""
-    for part in error["loc"]:
+    section, way = _located(kind, error["loc"])
+    for part in way:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
     where = _join(root, path)
     if error["type"] == "extra_forbidden":
-        return f"{where}: unknown; {_suggest(kind, error['loc'])}"
+        return f"{where}: unknown; {_suggest(kind, section, str(way[-1]))}"
+    if error["type"].startswith("union_tag"):
+        kinds = (
+            one for name in _sections(section)[str(way[-1])] for one in get_args(_annotation(name))
+        )
+        found = repr(error["input"].get("kind"))
+        return f"{where}.kind: one of {', '.join(kinds)} is wanted, found {found}"
     if error["type"] == "missing":
         return f"{where}: missing; it has no default"
     if error["type"] in ("model_type", "dict_type"):
@@ -136,16 +175,13 @@ def _describe(kind: type[Section], error: Any, root: str) -> str:
     return f"{where}: {text}, found {found[:80]}{'…' if len(found) > 80 else ''}"
 
 
-def _suggest(kind: type[Section], location: tuple[Any, ...]) -> str:
-    *parents, unknown = location
-    here: type[BaseModel] = kind
-    for parent in parents:
-        here = _sections(here).get(str(parent), here)
-    near = difflib.get_close_matches(str(unknown), here.model_fields, n=1)
+def _suggest(root: type[Section], here: type[Section], unknown: str) -> str:
+    near = difflib.get_close_matches(unknown, here.model_fields, n=1)
     if near:
         return f"did you mean {near[0]}?"
-    for name, inner in _sections(kind).items():
-        elsewhere = difflib.get_close_matches(str(unknown), inner.model_fields, n=1, cutoff=0.85)
+    for name, kinds in _sections(root).items():
+        known = {key for inner in kinds for key in inner.model_fields}
+        elsewhere = difflib.get_close_matches(unknown, sorted(known), n=1, cutoff=0.85)
         if elsewhere:
             return f"did you mean {name}.{elsewhere[0]}?"
     return f"known here: {', '.join(sorted(here.model_fields))}"

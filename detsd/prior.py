@@ -1,0 +1,94 @@
+"""What the model is not to forget, as latents: encoded once, and kept in checkpoints."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save
+
+from detsd.batches import ClassSamples
+from detsd.classimages import digest, made_pictures, own_pictures
+from detsd.config import FinetuneConfig
+from detsd.data import Example, Latents, cache_latents
+from detsd.model import StableDiffusion
+from detsd.trial import Trial
+
+log = logging.getLogger(__name__)
+
+KEPT = "resume/class_latents.safetensors"
+FOLLOWS = "follows"  # the key of what they follow from
+
+
+def class_samples(
+    config: FinetuneConfig, model: StableDiffusion, size: int, trial: Trial, own: Path | None
+) -> ClassSamples | None:
+    """Return what the model, with nothing learnt yet, knows of the class; None if nobody asks.
+
+    What the run's own checkpoint has of it is taken from there.
+    """
+    prior = config.prior
+    if prior is None or not prior.weight:
+        return None
+    if prior.kind == "distill":
+        return ClassSamples(prior.class_prompt, prior.weight, None, "")
+    follows = _follows(config, model, size)
+    name = digest(follows)
+    latents = _read_kept(own / KEPT, name) if own else None
+    if latents is None:
+        if prior.class_dir is not None:
+            paths = own_pictures(prior.class_dir)
+        else:
+            paths = made_pictures(prior, model, size, trial, follows)
+        examples = [Example(path, (prior.class_prompt,)) for path in paths]
+        # All of each picture, once: there are enough of them.
+        whole = config.concepts.model_copy(update={"crop_scale": None, "flip_p": 0.0})
+
+        def encode() -> Latents:
+            with model.vae_awake():
+                return cache_latents(examples, model.encode_images, whole, size)
+
+        # By the chief alone: the others may be on machines where the pictures are not.
+        latents = trial.ask(encode)
+    on_device = Latents(*(column.to(model.device) for column in latents))
+    return ClassSamples(prior.class_prompt, prior.weight, on_device, name)
+
+
+def keep_latents(folder: Path, samples: ClassSamples | None) -> None:
+    """Write the latents into a checkpoint, for a machine on which the pictures are not."""
+    if samples is None or samples.latents is None:
+        return
+    tensors = {name: one.cpu().contiguous() for name, one in samples.latents._asdict().items()}
+    (folder / KEPT).write_bytes(save(tensors, {FOLLOWS: samples.follows}))
+
+
+def _read_kept(path: Path, name: str) -> Latents | None:
+    if not path.is_file():
+        return None
+    with safe_open(path, framework="pt") as file:
+        if (file.metadata() or {}).get(FOLLOWS) != name:
+            log.warning("the pictures of the class are others since the checkpoint")
+            return None
+        return Latents(*(file.get_tensor(column) for column in Latents._fields))
+
+
+def _follows(config: FinetuneConfig, model: StableDiffusion, size: int) -> dict[str, Any]:
+    """Return all that the pictures of the class follow from."""
+    prior, named = config.prior, config.model
+    assert prior is not None
+    if prior.class_dir is not None:
+        return {"folder": str(prior.class_dir), "size": size}
+    return {
+        "model": named.pretrained_model_name_or_path,
+        "revision": named.revision,
+        "variant": named.variant,
+        "precision": str(model.unet.dtype),
+        "forward_process": {key: str(value) for key, value in model.scheduler_config.items()},
+        "prompt": prior.class_prompt,
+        "scheduler": prior.scheduler_name,
+        "steps": prior.num_inference_steps,
+        "guidance_scale": prior.guidance_scale,
+        "first_seed": prior.generator_seed,
+        "count": prior.num_class_images,
+        "size": size,
+    }

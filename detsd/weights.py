@@ -1,0 +1,148 @@
+"""All weights of the UNet, and perhaps the text encoders', as a part that is learnt."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from detsd.config import FullConfig
+from detsd.model import StableDiffusion
+from detsd.part import Distance, Part
+
+# Below this share of the weights' length a change is none.
+HARDLY = 1e-6
+SAMPLED = 4096  # numbers of each tensor that are kept, to see how far it has come
+
+
+class LearntWeights(Part):
+    """The weights, in full precision, however the model computes with them."""
+
+    def __init__(
+        self, config: FullConfig, model: StableDiffusion, *, half: bool, keeps_first: bool
+    ):
+        self._model = model
+        self._text_rate = config.text_encoder_learning_rate
+        self.reads_prompts = self._text_rate is not None
+        self._modules = {
+            part: module
+            for part, module in model.modules.items()
+            if part == "unet" or self.reads_prompts
+        }
+        self._first = copy.deepcopy(self._modules) if keeps_first else None
+        for module in (self._first or {}).values():
+            module.to(torch.bfloat16 if half else torch.float32)
+        for module in self._modules.values():
+            module.float().requires_grad_(True)
+            if half:
+                _compute_in_half(module, model.device)
+        self._start = {
+            name: value.detach().flatten()[:SAMPLED].clone() for name, value in self._named()
+        }
+        self._decay = config.ema_decay
+        self._mean = {
+            name: value.detach().clone() for name, value in self._named() if config.ema_decay
+        }
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the UNet's weights, and those of the text encoders at their own rate."""
+        named = list(self._named())
+        of_text = [pair for pair in named if not pair[0].startswith("unet.")]
+        groups: list[dict[str, Any]] = [
+            {"params": [pair for pair in named if pair[0].startswith("unet.")]}
+        ]
+        return groups + [{"params": of_text, "learning_rate": self._text_rate}] * bool(of_text)
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Move the running mean towards the weights; a young one faster than an old one."""
+        if self._decay is not None:
+            decay = min(self._decay, (1 + step) / (10 + step))
+            for name, value in self._named():
+                self._mean[name].lerp_(value, 1 - decay)
+
+    def moved(self) -> Distance:
+        """Return the distance from the first weights as a share of their length, by a sample."""
+        with self.shown():
+            pairs = [
+                (value.detach().flatten()[:SAMPLED], self._start[name])
+                for name, value in self._named()
+            ]
+        distance = sum((now - start).square().sum() for now, start in pairs)
+        share = float((distance / sum(start.square().sum() for _, start in pairs)) ** 0.5)
+        return Distance("the weights", share, HARDLY)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the weights, their running mean, and a sample of what they were."""
+        kinds = (("", dict(self._named())), ("@mean", self._mean), ("@start", self._start))
+        return {
+            f"{name}{kind}": value.detach().cpu().clone()
+            for kind, values in kinds
+            for name, value in values.items()
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> list[str]:
+        """Take the weights that `state` has in this shape."""
+        missing = []
+        for name, value in self._named():
+            if name not in state or state[name].shape != value.shape:
+                missing.append(name)
+                continue
+            value.copy_(state[name])
+            self._start[name].copy_(state[f"{name}@start"])
+            if self._decay is not None:  # where it was switched on since, it begins here
+                self._mean[name].copy_(state.get(f"{name}@mean", state[name]))
+        return missing
+
+    @torch.no_grad()
+    def start_from(self, export: Path) -> None:
+        """Begin with the weights of another trial's model."""
+        for part, module in self._modules.items():
+            if (export / part).is_dir():
+                other = type(module).from_pretrained(export / part)  # type: ignore[attr-defined]
+                module.load_state_dict(other.state_dict())
+        for name, value in self._named():
+            self._start[name].copy_(value.flatten()[:SAMPLED])
+            if self._decay is not None:
+                self._mean[name].copy_(value)
+
+    def export(self, folder: Path, about: Mapping[str, Any]) -> None:
+        """Write the whole model, in diffusers' layout."""
+        with self.shown():
+            self._model.pipeline().save_pretrained(folder)
+
+    def unlearnt(self) -> AbstractContextManager[None]:
+        """Return a context in which the first weights compute, where they were kept."""
+        assert self._first is not None, "only where it is said beforehand"
+        return self._model.replaced(self._first)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Put the running mean in the weights' place, if there is one."""
+        if self._decay is None:
+            yield
+            return
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, value in self._named():
+            value.data, self._mean[name] = self._mean[name], value.data
+
+    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for part, module in self._modules.items():
+            for name, value in module.named_parameters():
+                yield f"{part}.{name}", value
+
+
+def _compute_in_half(module: nn.Module, device: torch.device) -> None:
+    """Let the module compute in bf16 with weights that stay as they are."""
+    module.forward = torch.autocast(device.type, torch.bfloat16)(module.forward)
