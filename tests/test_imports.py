@@ -14,7 +14,7 @@ LEVELS = (
     },
     {"config", "preemption", "tokens", "request", "trial", "runfolder", "imagestore", "rating"},
     {"launcher", "prompts", "text", "search", "optimization", "meter", "retention", "foldertrial"}
-    | {"clustertrial", "leaderboard", "page", "sweep", "sheets", "fetch"},
+    | {"clustertrial", "leaderboard", "page", "sweep", "sheets", "fetch", "captioner"},
     {"data", "model", "rank", "plan", "gather"},
     {"batches", "denoise", "safety"},
     {"sampler"},
