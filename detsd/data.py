@@ -55,7 +55,7 @@ def read_examples(config: ConceptsConfig) -> list[Example]:
 
 
 def _read_folder(folder: Folder, config: ConceptsConfig) -> list[Example]:
-    pictures = [path for path in _list_pictures(folder.path) if _is_readable(path)]
+    pictures = [path for path in list_pictures(folder.path) if _is_readable(path)]
     captions = prompts.read_captions(folder.path, pictures)
     templates = prompts.folder_templates(folder, config)
     return [
@@ -73,7 +73,8 @@ def _read_folder(folder: Folder, config: ConceptsConfig) -> list[Example]:
     ]
 
 
-def _list_pictures(folder: Path) -> list[Path]:
+def list_pictures(folder: Path) -> list[Path]:
+    """Return the files named as pictures, sorted; warn of any other that is no caption of one."""
     entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     pictures = [
         path for path in entries if path.suffix.lower() in images.FORMATS and path.is_file()

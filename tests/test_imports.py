@@ -16,7 +16,7 @@ LEVELS = (
     {"launcher", "prompts", "text", "search", "optimization", "meter", "retention", "foldertrial"}
     | {"clustertrial", "leaderboard", "page", "sweep", "sheets", "fetch", "captioner"},
     {"data", "model", "rank", "plan", "gather"},
-    {"batches", "denoise", "safety"},
+    {"batches", "caption", "denoise", "safety"},
     {"sampler"},
     {"methods", "samples", "generate"},
     {"resume", "critic", "earlystop", "vocabulary", "widgets"},
