@@ -15,9 +15,9 @@ LEVELS = (
     {"config", "preemption", "tokens", "request", "trial", "runfolder", "imagestore", "rating"}
     | {"attachment"},
     {"launcher", "prompts", "text", "search", "optimization", "meter", "retention", "foldertrial"}
-    | {"clustertrial", "leaderboard", "page", "sweep", "sheets", "fetch"},
+    | {"clustertrial", "leaderboard", "page", "sweep", "sheets", "fetch", "captioner"},
     {"data", "model", "rank", "plan", "gather"},
-    {"batches", "denoise", "pretrained", "rarity"},
+    {"batches", "caption", "denoise", "pretrained", "rarity"},
     {"sampler", "safety", "part"},
     {"lora", "vectors", "weights", "samples", "generate", "classimages"},
     {"methods", "vocabulary", "widgets", "prior"},
