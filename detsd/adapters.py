@@ -27,4 +27,5 @@ class Adapter:
 
 
 def read_adapter(path: Path) -> Adapter: ...
-def write_adapter(path, adapter, layout="diffusers"): torch.save({k: tuple(v) for k, v in adapter.layers.items()}, path)
+def write_adapter(path: Path, adapter: Adapter, layout: str = "diffusers") -> None: ...  # noqa
+    torch.save({k: tuple(v) for k, v in adapter.layers.items()}, path)

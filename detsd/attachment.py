@@ -46,8 +46,11 @@ def inject(
             use_dora=dora,
             lora_dropout=dropout,
         )
+        learning = [value for value in module.parameters() if value.requires_grad]
         with torch.random.fork_rng(devices=[]):  # it draws first values, which are replaced
             peft.inject_adapter_in_model(config, module, name)
+        for value in learning:  # a concept's, which peft has taken for one of the model's own
+            value.requires_grad_(True)
         found |= {layer: module.get_submodule(place) for layer, place in places.items()}
     for layer in found.values():
         layer.requires_grad_(False).train()  # for its dropout, if it has any: there is no other

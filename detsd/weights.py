@@ -33,10 +33,10 @@ class LearntWeights(Part):
             if part == "unet" or self.reads_prompts
         }
         self._first = copy.deepcopy(self._modules) if keeps_first else None
-        for module in (self._first or {}).values():
-            module.to(torch.bfloat16 if half else torch.float32)
+        for module in (self._first or {}).values() if half else ():
+            module.to(torch.bfloat16)
         for module in self._modules.values():
-            module.float().requires_grad_(True)
+            module.requires_grad_(True)
             if half:
                 _compute_in_half(module, model.device)
         self._start = {
@@ -103,7 +103,7 @@ class LearntWeights(Part):
         """Begin with the weights of another trial's model."""
         for part, module in self._modules.items():
             if (export / part).is_dir():
-                other = type(module).from_pretrained(export / part)  # type: ignore[attr-defined]
+                other = type(module).from_pretrained(export / part)
                 module.load_state_dict(other.state_dict())
         for name, value in self._named():
             self._start[name].copy_(value.flatten()[:SAMPLED])
