@@ -7,15 +7,17 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "detsd"
 LEVELS = (
-    {"reason"},
+    {"reason", "kohya"},
     {
         *("", "words", "concepts", "loss", "gallery", "images", "console", "storage", "processes"),
-        *("score", "schedulers", "png", "retry"),
+        *("score", "schedulers", "png", "retry", "layouts", "peftconfig", "tensorfile"),
     },
-    {"config", "preemption", "tokens", "request", "trial", "runfolder", "imagestore", "rating"},
+    {"config", "preemption", "tokens", "request", "trial", "runfolder", "imagestore", "rating"}
+    | {"layers"},
     {"launcher", "prompts", "text", "search", "optimization", "meter", "retention", "foldertrial"}
-    | {"clustertrial", "leaderboard", "page", "sweep", "sheets", "fetch"},
-    {"data", "model", "rank", "plan", "gather"},
+    | {"clustertrial", "leaderboard", "page", "sweep", "sheets", "fetch"}
+    | {"adapters"},
+    {"data", "model", "rank", "plan", "gather", "convert"},
     {"batches", "denoise", "safety"},
     {"sampler"},
     {"methods", "samples", "generate"},
