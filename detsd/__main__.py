@@ -1,4 +1,4 @@
-"""The command line: python -m detsd run FILE.yaml, gather CHECKPOINT, and caption FOLDER."""
+"""The command line: python -m detsd run FILE.yaml, gather, caption and convert."""
 
 import argparse
 import os
@@ -56,6 +56,15 @@ def parser() -> argparse.ArgumentParser:
     )
     collect.add_argument("checkpoint", help="the last one: its UUID, or its folder")
     collect.add_argument("--out", type=Path, default=Path("images"), metavar="FOLDER")
+    change = commands.add_parser(
+        "convert",
+        help="write an adapter (LoRA) in the layout of diffusers or of kohya's tools",
+        description="Write an adapter (LoRA) in the layout of diffusers, or in that of kohya's "
+        "tools, which Web UIs read, too. IN may have any layout.",
+    )
+    change.add_argument("source", metavar="IN", help="a file, a checkpoint's folder or its UUID")
+    change.add_argument("target", type=Path, metavar="OUT", help="a .safetensors file, or a folder")
+    change.add_argument("--format", choices=("diffusers", "kohya"), default="diffusers")
     _add_caption(commands)
     return top
 
@@ -104,7 +113,8 @@ def main(arguments: list[str] | None = None) -> int:
     from detsd import console
 
     try:
-        return {"run": _run, "gather": _gather, "caption": _caption}[given.command](given)
+        commands = {"run": _run, "gather": _gather, "caption": _caption, "convert": _convert}
+        return commands[given.command](given)
     except KeyboardInterrupt:  # before there was anything to save
         return 130
     except Exception as error:
@@ -149,6 +159,13 @@ def _caption(given: argparse.Namespace) -> int:
         return load_captioner(given.model, given.device, given.begin, hub_token(os.environ))
 
     print(caption_folder(given.folder, load, overwrite=given.overwrite))
+    return 0
+
+
+def _convert(given: argparse.Namespace) -> int:
+    from detsd.convert import convert
+
+    print(convert(given.source, given.target, given.format))
     return 0
 
 

@@ -9,7 +9,8 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from detsd.adapters import Adapter, AdapterError, Layer
+from detsd.adapters import Adapter, AdapterError
+from detsd.layers import Layer
 
 Modules = Mapping[str, nn.Module]  # by the names that files have for them: unet, text_encoder, …
 PREFIX = "text_model."  # of a text encoder's layers in files; not every one has it in transformers

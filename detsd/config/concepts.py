@@ -139,7 +139,7 @@ class ConceptsConfig(Section):
         """The folders to learn from, in the order written."""
         length = len(self.img_dirs)
         own = tuple((prompt,) for prompt in self.instance_prompt or ())
-        learnable: tuple[Property, ...] = self.learnable_properties or ("object",) * length
+        learnable = self.learnable_properties or _spread(("object",), length)
         words, templates = self.concept_strs or ("",) * length, self.templates or own
         columns = (words, self.img_dirs, learnable, _spread(templates, length))
         return tuple(
