@@ -4,6 +4,7 @@ from pathlib import Path
 
 from detsd.adapters import (
     FILE,
+    SUFFIX,
     Adapter,
     AdapterError,
     ConceptFoundError,
@@ -12,7 +13,6 @@ from detsd.adapters import (
 )
 from detsd.fetch import UUID, fetch_checkpoint
 
-SUFFIX = ".safetensors"
 _OTHER_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 
 
