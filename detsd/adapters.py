@@ -1,6 +1,7 @@
 """An adapter (LoRA), and the file that it is kept in."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,19 +10,19 @@ from typing import Any
 import torch
 
 from detsd import kohya, layouts, peftconfig
-from detsd.concepts import METADATA_KEY, ConceptError, read_concepts
+from detsd.concepts import EARLIER_FILE, METADATA_KEY, ConceptError, read_concepts
 from detsd.layers import Layer, checked_alpha, layer_of
 from detsd.layouts import ALPHA, DOWN, MAGNITUDE, SCALE, UP
 from detsd.tensorfile import Tensors, read_tensors, write_tensors
 
-__all__ = ["FILE", "LAYOUTS", "Adapter", "AdapterError", "Layer", "read_adapter", "write_adapter"]
-
-FILE = "pytorch_lora_weights.safetensors"
+SUFFIX = ".safetensors"
+FILE = f"pytorch_lora_weights{SUFFIX}"
 LAYOUTS = ("diffusers", "kohya")
 
 # Diffusers' layout has no alpha: what became part of `up` is noted, to be taken out again.
 _FOLDED = "folded_alpha"
 _NOTED_BY_KOHYA = {"ss_steps": "steps", "ss_sd_model_name": "base_model"}
+_OF_LAYERS = re.compile(r"[._]lora[._]|\.(hada|lokr|oft)_")
 _SD2_WIDTH = 1024  # of its text encoder; 768 in SD 1
 
 
@@ -80,15 +81,18 @@ def _find(path: Path) -> Path:
         if (folder / FILE).is_file():
             return folder / FILE
     _refuse_concept(path)
-    raise AdapterError(f"{path}: holds no adapter ({FILE})")
+    names = sorted(one.name for one in path.iterdir())
+    raise AdapterError(f"{path}: holds no {FILE}; found {', '.join(names[:5]) or 'nothing'}")
 
 
 def _refuse_concept(path: Path) -> None:
+    if path.is_file() and path.suffix != SUFFIX and path.name != EARLIER_FILE:
+        return  # no pickle is read in search of one
     try:
         names = [concept.name for concept in read_concepts(path)]
     except ConceptError:
         return
-    if not any(".lora" in name for name in names):  # half a layer looks like one
+    if not any(_OF_LAYERS.search(name) for name in names):  # half a layer looks like one
         raise ConceptFoundError(f"{path}: is a concept, not an adapter")
 
 

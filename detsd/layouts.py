@@ -58,7 +58,7 @@ _OTHERS = {
     "lora_mid.": "LoCon with a Tucker decomposition",
     "lora_embedding_": "LoRA of an embedding",
     "lora_B.bias": "LoRA with biases",
-    ".diff": "a difference of whole weights",
+    ".diff.": "a difference of whole weights",
     "transformer.": "LoRA of a transformer such as Flux or SD3",
     "base_model.": "LoRA in peft's own layout",
 }
@@ -91,7 +91,7 @@ def _place_of(key: str) -> tuple[str, str] | None:
 
 
 def _why_strange(key: str) -> str:
-    method = next((method for sign, method in _OTHERS.items() if sign in key), None)
+    method = next((method for sign, method in _OTHERS.items() if sign in f"{key}."), None)
     if method is not None:
         return f"holds {method} ({key}), which is not supported; LoRA, LoCon and DoRA are"
     return (

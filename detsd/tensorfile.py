@@ -13,24 +13,18 @@ Tensors = dict[str, torch.Tensor]
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
-class TensorFileError(ValueError):
-    """A file that is no safetensors file, or a damaged one."""
-
-
 def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
-    """Return the tensors and the metadata; nothing in the file is executed."""
+    """Return the tensors and the metadata, or raise a ValueError; nothing is executed."""
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in sorted(file.keys())}, file.metadata() or {}
     except SafetensorError as error:
-        if path.suffix in _PICKLES or _is_archive(path):
-            raise TensorFileError(
-                f"{path}: is a pickle, which may run code as it is opened, so it is not; where "
-                "you trust it, load it and save it with safetensors.torch.save_file"
+        if path.suffix in _PICKLES or _is_pickle(path):
+            raise ValueError(
+                "is a pickle, which may run code as it is read, so it is not; where you trust it, "
+                "load it and save it with safetensors.torch.save_file"
             ) from None
-        raise TensorFileError(
-            f"{path}: is no safetensors file, or a damaged one ({error})"
-        ) from None
+        raise ValueError(f"is no safetensors file, or a damaged one ({error})") from None
 
 
 def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
@@ -59,8 +53,7 @@ def _with_sorted_header(data: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + data[start:]
 
 
-def _is_archive(path: Path) -> bool:
-    """Return whether it begins as what torch saves: a zip, or a pickle."""
+def _is_pickle(path: Path) -> bool:
+    """Return whether it begins as one, or as the archive that torch puts one into."""
     with path.open("rb") as file:
-        start = file.read(4)
-    return start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05")
+        return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
