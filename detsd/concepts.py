@@ -13,6 +13,7 @@ from safetensors.torch import save
 from detsd.reason import reason
 
 EARLIER_FILE = "learned_embeddings_dict.pt"
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"  # which lies beside concepts, and is none
 METADATA_KEY = "detsd"
 # Names of a tensor that say which text encoder it is for, and not what the concept is called.
 ENCODERS = ("clip_l", "clip_g")
@@ -97,7 +98,8 @@ def _write_earlier(path: Path, concepts: Sequence[Concept]) -> None:
 
 def _read_folder(folder: Path) -> list[Concept]:
     export = folder / "export" if (folder / "export").is_dir() else folder
-    files = sorted(export.glob("*.safetensors")) or sorted(export.glob(EARLIER_FILE))
+    files = [path for path in sorted(export.glob("*.safetensors")) if path.name != ADAPTER_FILE]
+    files = files or sorted(export.glob(EARLIER_FILE))
     if not files:
         raise ConceptError(f"{folder}: holds no concept (*.safetensors or {EARLIER_FILE})")
     return [concept for path in files for concept in read_concepts(path)]

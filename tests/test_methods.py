@@ -1,10 +1,9 @@
-"""LoRA, full fine-tuning and the prior in the loop: exact, whole, and no more than they should be."""
+"""LoRA, full fine-tuning and the prior in the loop: exact, whole, and each part as it is asked."""
 
 import copy
 import logging
 import multiprocessing
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -80,23 +79,22 @@ def exported(folder):
     return {str(path.relative_to(export)): path.read_bytes() for path in files}
 
 
-def alone_and_together(folder, hparams):
-    """Run on one process, and on two that share the work."""
-    one = run(folder / "one", hparams)
-    context = multiprocessing.get_context("fork")
-    rendezvous = f"file://{folder}/rendezvous"
+def run_together(folder, hparams, **arguments):
+    """Run on two processes that share the work."""
+    meeting = folder.with_name(f"{folder.name} {arguments}")
 
     def process(rank):
         os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
-        run(folder / "two", hparams, rendezvous=rendezvous)
+        run(folder, hparams, rendezvous=f"file://{meeting}", **arguments)
 
+    context = multiprocessing.get_context("fork")
     ranks = [context.Process(target=process, args=(rank,)) for rank in range(2)]
     for rank in ranks:
         rank.start()
     for rank in ranks:
         rank.join(300)
     assert [rank.exitcode for rank in ranks] == [0, 0]
-    return one, folder / "two"
+    return folder
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -113,10 +111,14 @@ def test_a_stopped_run_ends_where_a_straight_one_does(tmp_path, make, kind):
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
-def test_two_processes_agree_with_one(tmp_path, make, kind):
-    family, method, prior, training = KINDS[kind]
-    one, two = alone_and_together(tmp_path, make(method, prior, family, **training))
-    one, two = learnt(one), learnt(two)
+def test_two_processes_agree_with_one_and_go_on_where_they_stopped(tmp_path, make, kind):
+    family, method, _, training = KINDS[kind]
+    hparams = make(method, CLASS, family, **training, optimizer_name="sgd")
+    two = run_together(tmp_path / "two", hparams)
+    run_together(tmp_path / "stopped", hparams, stop_at=3)
+    assert same(run_together(tmp_path / "stopped", hparams), two)
+    assert exported(tmp_path / "stopped") == exported(two)
+    one, two = learnt(run(tmp_path / "one", hparams)), learnt(two)
     assert one.keys() == two.keys()
     assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
 
@@ -169,9 +171,11 @@ def test_a_teacher_that_has_learnt_nothing_finds_no_fault(tmp_path, make):
 
 
 def test_micro_batches_change_memory_and_not_results(tmp_path, make):
-    whole = learnt(run(tmp_path / "whole", make(LORA, CLASS)))
+    # Adam makes as much of a gradient that is mere rounding as of any other.
+    sgd = {"optimizer_name": "sgd", "learning_rate": 0.1}
+    whole = learnt(run(tmp_path / "whole", make(LORA, CLASS, **sgd)))
     for size in (1, 3):
-        pieces = learnt(run(tmp_path / f"{size}", make(LORA, CLASS, micro_batch_size=size)))
+        pieces = learnt(run(tmp_path / f"{size}", make(LORA, CLASS, **sgd, micro_batch_size=size)))
         assert all(torch.allclose(pieces[name], whole[name], atol=1e-6) for name in whole)
 
 
@@ -271,9 +275,9 @@ def test_a_common_word_is_warned_of(tmp_path, make, caplog):
     run(tmp_path / "rare", make(LORA, num_sgd_steps=2))
     assert "common word" not in caplog.text
     hparams = make(LORA, num_sgd_steps=2)
-    hparams["concepts"] |= {"concept_strs": "photo", "instance_prompt": "a photo of a logo"}
+    hparams["concepts"] |= {"concept_strs": "a", "instance_prompt": "a logo"}
     run(tmp_path / "common", hparams)
-    assert "photo is a common word" in caplog.text
+    assert "a is a common word" in caplog.text
 
 
 def test_samples_show_the_word_and_what_there_is_without_it(tmp_path, make):
