@@ -11,7 +11,7 @@ from torch import nn
 
 from detsd.config import FullConfig
 from detsd.model import StableDiffusion
-from detsd.part import Distance, Part
+from detsd.part import Distance, Part, compute_in_half
 
 # Below this share of the weights' length a change is none.
 HARDLY = 1e-6
@@ -38,7 +38,7 @@ class LearntWeights(Part):
         for module in self._modules.values():
             module.requires_grad_(True)
             if half:
-                _compute_in_half(module, model.device)
+                compute_in_half(module, model.device)
         self._start = {
             name: value.detach().flatten()[:SAMPLED].clone() for name, value in self._named()
         }
@@ -141,8 +141,3 @@ class LearntWeights(Part):
         for part, module in self._modules.items():
             for name, value in module.named_parameters():
                 yield f"{part}.{name}", value
-
-
-def _compute_in_half(module: nn.Module, device: torch.device) -> None:
-    """Let the module compute in bf16 with weights that stay as they are."""
-    module.forward = torch.autocast(device.type, torch.bfloat16)(module.forward)
