@@ -89,7 +89,9 @@ def print_row(name: str, family: Family, method: str, checkpointing: bool) -> No
         if checkpointing:
             unet.enable_gradient_checkpointing()
         frozen = [p for p in unet.parameters() if not p.requires_grad]
-        weights = sum(map(size, frozen)) + 4 * learnt + 2 * family.encoders
+        # All of a model whose weights learn is in full precision.
+        beside = (2 if method == "lora" else 4) * family.encoders
+        weights = sum(map(size, frozen)) + 4 * learnt + beside
         sample = activations(unet, family)
     adam, small = 8 * learnt, 2 * learnt
     total = weights + 4 * learnt + 2 * sample  # of the thing and of its class, one each
