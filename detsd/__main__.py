@@ -1,4 +1,4 @@
-"""The command line: python -m detsd run FILE.yaml, and gather CHECKPOINT."""
+"""The command line: python -m detsd run FILE.yaml, gather CHECKPOINT, and convert IN OUT."""
 
 import argparse
 import sys
@@ -54,6 +54,15 @@ def parser() -> argparse.ArgumentParser:
     )
     collect.add_argument("checkpoint", help="the last one: its UUID, or its folder")
     collect.add_argument("--out", type=Path, default=Path("images"), metavar="FOLDER")
+    change = commands.add_parser(
+        "convert",
+        help="write an adapter (LoRA) in the layout of diffusers or of kohya's tools",
+        description="Write an adapter (LoRA) in the layout of diffusers, or in that of kohya's "
+        "tools, which Web UIs read, too. IN may have any layout.",
+    )
+    change.add_argument("source", metavar="IN", help="a file, a checkpoint's folder or its UUID")
+    change.add_argument("target", type=Path, metavar="OUT", help="a .safetensors file, or a folder")
+    change.add_argument("--format", choices=("diffusers", "kohya"), default="diffusers")
     return top
 
 
@@ -69,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
     from detsd import console
 
     try:
-        return {"run": _run, "gather": _gather}[given.command](given)
+        return {"run": _run, "gather": _gather, "convert": _convert}[given.command](given)
     except KeyboardInterrupt:  # before there was anything to save
         return 130
     except Exception as error:
@@ -98,6 +107,13 @@ def _gather(given: argparse.Namespace) -> int:
     from detsd.gather import gather
 
     print(gather(given.checkpoint, given.out))
+    return 0
+
+
+def _convert(given: argparse.Namespace) -> int:
+    from detsd.convert import convert
+
+    print(convert(given.source, given.target, given.format))
     return 0
 
 

@@ -7,16 +7,18 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "detsd"
 LEVELS = (
-    {"reason"},
+    {"reason", "kohya"},
     {
         *("", "words", "concepts", "loss", "gallery", "images", "console", "storage", "processes"),
-        *("score", "schedulers", "png", "retry", "adapters"),
+        *("score", "schedulers", "png", "retry", "layouts", "peftconfig", "tensorfile"),
     },
     {"config", "preemption", "tokens", "request", "trial", "runfolder", "imagestore", "rating"}
-    | {"attachment"},
+    | {"layers"},
     {"launcher", "prompts", "text", "search", "optimization", "meter", "retention", "foldertrial"}
-    | {"clustertrial", "leaderboard", "page", "sweep", "sheets", "fetch"},
-    {"data", "model", "rank", "plan", "gather"},
+    | {"clustertrial", "leaderboard", "page", "sweep", "sheets", "fetch"}
+    | {"adapters"},
+    {"data", "rank", "plan", "gather", "convert", "attachment"},
+    {"model"},
     {"batches", "denoise", "pretrained", "rarity"},
     {"sampler", "safety", "part"},
     {"lora", "vectors", "weights", "samples", "generate", "classimages"},
