@@ -11,16 +11,14 @@ from detsd.adapters import (
     read_adapter,
     write_adapter,
 )
-from detsd.fetch import UUID, fetch_checkpoint
+from detsd.fetch import fetch_checkpoint
 
 _OTHER_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 
 
 def convert(source: str, target: Path, layout: str) -> str:
     """Write the adapter of a file, a checkpoint's folder or UUID; return what was written."""
-    path = Path(source)
-    if UUID.fullmatch(source) and not path.exists():
-        path = fetch_checkpoint(source)
+    path = Path(source) if Path(source).exists() else fetch_checkpoint(source)
     try:
         adapter = read_adapter(path)
     except ConceptFoundError as error:
@@ -36,7 +34,7 @@ def convert(source: str, target: Path, layout: str) -> str:
 def _file(source: Path, target: Path, layout: str) -> Path:
     """Return the file to write: `target`, or one in it."""
     if target.suffix in _OTHER_SUFFIXES:
-        raise AdapterError(f"{target}: a file *{SUFFIX} or a folder is wanted")
+        raise AdapterError(f"{target}: a {SUFFIX} file or a folder is wanted")
     if target.suffix == SUFFIX and not target.is_dir():
         return target
     if layout == "diffusers":
