@@ -1,5 +1,6 @@
 """Adapters in a model's modules: put in, weighed, switched off, and taken out as they are."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -46,7 +47,9 @@ def inject(
             use_dora=dora,
             lora_dropout=dropout,
         )
-        with torch.random.fork_rng(devices=[]):  # it draws first values, which are replaced
+        # It draws first values, which are replaced, and warns of a second adapter, which is meant.
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")
             peft.inject_adapter_in_model(config, module, name)
         found |= {layer: module.get_submodule(place) for layer, place in places.items()}
     for layer in found.values():

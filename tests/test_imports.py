@@ -17,8 +17,8 @@ LEVELS = (
     {"launcher", "prompts", "text", "search", "optimization", "meter", "retention", "foldertrial"}
     | {"clustertrial", "leaderboard", "page", "sweep", "sheets", "fetch"}
     | {"adapters"},
-    {"data", "rank", "plan", "gather", "convert", "attachment"},
-    {"model"},
+    {"data", "rank", "plan", "gather", "convert", "attachment", "checkpoints"},
+    {"model", "mixing"},
     {"batches", "denoise", "pretrained", "rarity"},
     {"sampler", "safety", "part"},
     {"lora", "vectors", "weights", "samples", "generate", "classimages"},
