@@ -1,8 +1,10 @@
-"""The command line: python -m detsd run FILE.yaml, gather CHECKPOINT, and convert IN OUT."""
+"""The command line: python -m detsd run FILE.yaml, gather, caption and convert."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,7 +65,40 @@ def parser() -> argparse.ArgumentParser:
     change.add_argument("source", metavar="IN", help="a file, a checkpoint's folder or its UUID")
     change.add_argument("target", type=Path, metavar="OUT", help="a .safetensors file, or a folder")
     change.add_argument("--format", choices=("diffusers", "kohya"), default="diffusers")
+    _add_caption(commands)
     return top
+
+
+def _add_caption(commands: Any) -> None:
+    caption = commands.add_parser(
+        "caption",
+        help="write captions beside pictures that have none; the same command again goes on",
+        description="Write NAME.txt beside each picture of a folder that has no caption, with what "
+        "a BLIP model says of it. Run the same command again to go on after a stop.",
+    )
+    caption.add_argument("folder", type=Path, metavar="FOLDER", help="the pictures")
+    caption.add_argument(
+        "--model",
+        required=True,
+        metavar="NAME_OR_FOLDER",
+        help="a BLIP or BLIP-2 that writes captions: a folder, or a hub id such as "
+        "Salesforce/blip-image-captioning-base",
+    )
+    caption.add_argument(
+        "--begin",
+        default="",
+        metavar="TEXT",
+        help='how each caption starts, "a photo of" for one; the model goes on from there',
+    )
+    caption.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="caption all pictures, from the first one each time: what a NAME.txt says is lost; "
+        "captions.jsonl is left as it is, and a NAME.txt is read in its stead",
+    )
+    caption.add_argument(
+        "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, … (default: a GPU if there is one)"
+    )
 
 
 def _count(text: str) -> int:
@@ -78,7 +113,8 @@ def main(arguments: list[str] | None = None) -> int:
     from detsd import console
 
     try:
-        return {"run": _run, "gather": _gather, "convert": _convert}[given.command](given)
+        commands = {"run": _run, "gather": _gather, "caption": _caption, "convert": _convert}
+        return commands[given.command](given)
     except KeyboardInterrupt:  # before there was anything to save
         return 130
     except Exception as error:
@@ -107,6 +143,22 @@ def _gather(given: argparse.Namespace) -> int:
     from detsd.gather import gather
 
     print(gather(given.checkpoint, given.out))
+    return 0
+
+
+def _caption(given: argparse.Namespace) -> int:
+    from detsd import console
+    from detsd.caption import caption_folder
+    from detsd.captioner import Captioner, load_captioner
+    from detsd.config import hub_token
+
+    console.speak()
+    console.hush_loading()
+
+    def load() -> Captioner:
+        return load_captioner(given.model, given.device, given.begin, hub_token(os.environ))
+
+    print(caption_folder(given.folder, load, overwrite=given.overwrite))
     return 0
 
 

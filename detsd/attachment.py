@@ -10,7 +10,8 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from detsd.adapters import Adapter, AdapterError, Layer
+from detsd.adapters import Adapter, AdapterError
+from detsd.layers import Layer
 
 Modules = Mapping[str, nn.Module]  # by the names that files have for them: unet, text_encoder, …
 PREFIX = "text_model."  # of a text encoder's layers in files; not every one has it in transformers
@@ -47,10 +48,13 @@ def inject(
             use_dora=dora,
             lora_dropout=dropout,
         )
+        learning = [value for value in module.parameters() if value.requires_grad]
         # It draws first values, which are replaced, and warns of a second adapter, which is meant.
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Already found a `peft_config`")
             peft.inject_adapter_in_model(config, module, name)
+        for value in learning:  # a concept's, which peft has taken for one of the model's own
+            value.requires_grad_(True)
         found |= {layer: module.get_submodule(place) for layer, place in places.items()}
     for layer in found.values():
         layer.requires_grad_(False).train()  # for its dropout, if it has any: there is no other

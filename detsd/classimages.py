@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from detsd import console
 from detsd.config import ConfigError, PriorConfig
-from detsd.data import list_pictures
+from detsd.data import usable_pictures
 from detsd.model import StableDiffusion
 from detsd.sampler import Request, Settings, generate
 from detsd.trial import Trial
@@ -34,7 +34,7 @@ class Stopped(Exception):  # noqa: N818 - nothing went wrong
 
 def own_pictures(folder: Path) -> list[Path]:
     """Return the user's pictures of the class."""
-    found = list_pictures(folder)
+    found = usable_pictures(folder)
     if not found:
         raise ConfigError([f"prior.class_dir: {folder} holds no picture that can be used"])
     return found

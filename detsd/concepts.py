@@ -13,7 +13,7 @@ from safetensors.torch import save
 from detsd.reason import reason
 
 EARLIER_FILE = "learned_embeddings_dict.pt"
-ADAPTER_FILE = "pytorch_lora_weights.safetensors"  # of vectors that were learnt with an adapter
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"  # which lies beside concepts, and is none
 METADATA_KEY = "detsd"
 # Names of a tensor that say which text encoder it is for, and not what the concept is called.
 ENCODERS = ("clip_l", "clip_g")

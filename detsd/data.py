@@ -62,7 +62,7 @@ def read_examples(config: ConceptsConfig) -> list[Example]:
 
 
 def _read_folder(folder: Folder, config: ConceptsConfig) -> list[Example]:
-    pictures = list_pictures(folder.path)
+    pictures = usable_pictures(folder.path)
     captions = prompts.read_captions(folder.path, pictures)
     templates = prompts.folder_templates(folder, config)
     return [
@@ -80,12 +80,13 @@ def _read_folder(folder: Folder, config: ConceptsConfig) -> list[Example]:
     ]
 
 
+def usable_pictures(folder: Path) -> list[Path]:
+    """Return the pictures that can be read, sorted; warn of those that cannot."""
+    return [path for path in list_pictures(folder) if _is_readable(path)]
+
+
 def list_pictures(folder: Path) -> list[Path]:
-    """Return the folder's pictures, sorted; what cannot be used is warned of."""
-    return [path for path in _files(folder) if _is_readable(path)]
-
-
-def _files(folder: Path) -> list[Path]:
+    """Return the files named as pictures, sorted; warn of any other that is no caption of one."""
     entries = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
     pictures = [
         path for path in entries if path.suffix.lower() in images.FORMATS and path.is_file()

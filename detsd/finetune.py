@@ -84,6 +84,7 @@ def train(run: Run) -> None:
         saving = due(run.step, config.checkpoint_freq, run.target)
         if saving or stopping or due(run.step, config.metric_report_freq, run.target):
             metrics = meter.read(run.step, trial.total) | method.metrics()
+            metrics["peak_memory_gb"] = trial.peak_memory() / 1e9
             meter.check(run.step, metrics)
             trial.report("training", run.step, metrics | {"learning_rate": rate})
         run.reviewed = not (saving or due(run.step, run.sample_freq, run.target))

@@ -95,7 +95,7 @@ def keep_config(folder: Path, config: Mapping[str, Any]) -> None:
     path = folder / CONFIG
     text = yaml.safe_dump(hide_secrets(config), sort_keys=False, allow_unicode=True)
     if path.is_file():
-        before = flatten(yaml.safe_load(path.read_text()) or {})
+        before = flatten(yaml.safe_load(path.read_text("utf-8")) or {})
         now = flatten(yaml.safe_load(text))
         for key in sorted(before.keys() | now.keys()):
             if before.get(key) != now.get(key):

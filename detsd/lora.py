@@ -15,7 +15,7 @@ from detsd.adapters import FILE, Adapter, read_adapter, write_adapter
 from detsd.config import ConfigError, LoraConfig
 from detsd.data import stream
 from detsd.model import StableDiffusion
-from detsd.part import Distance, Part
+from detsd.part import Distance, Part, compute_in_half
 
 NAME = "learnt"
 # Below this share of the weights' length a change is none.
@@ -38,7 +38,7 @@ TEXT = {
 class LearntAdapter(Part):
     """Low-rank changes, which begin as none."""
 
-    def __init__(self, config: LoraConfig, seed: int, model: StableDiffusion):
+    def __init__(self, config: LoraConfig, seed: int, model: StableDiffusion, *, half: bool):
         self._modules = model.modules
         self._seed = seed
         self._drops = config.dropout > 0
@@ -57,6 +57,9 @@ class LearntAdapter(Part):
             dropout=config.dropout,
         )
         self._begin()
+        changed = {name.partition(".")[0] for name in self._layers} if half else set()
+        for part in sorted(changed):
+            compute_in_half(self._modules[part], model.device)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the UNet's changes, and those of the text encoders at their own rate."""

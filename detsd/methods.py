@@ -138,7 +138,7 @@ def attach(
         rate = method.vectors_learning_rate if isinstance(method, LoraConfig) else None
         parts.append(Vectors(training, concepts, model, rate))
     if isinstance(method, LoraConfig):
-        parts.append(LearntAdapter(method, training.train_seed, model))
+        parts.append(LearntAdapter(method, training.train_seed, model, half=half))
     if isinstance(method, FullConfig):
         distills = bool(prior and prior.weight and prior.kind == "distill")
         parts.append(LearntWeights(method, model, half=half, keeps_first=distills))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from detsd.batches import Batch
 from detsd.model import StableDiffusion
@@ -18,6 +19,11 @@ class Distance(NamedTuple):
     what: str
     share: float  # of the length that it had at its start
     least: float
+
+
+def compute_in_half(module: nn.Module, device: torch.device) -> None:
+    """Let the module compute in bf16, with what is learnt in full precision."""
+    module.forward = torch.autocast(device.type, torch.bfloat16)(module.forward)
 
 
 class Part:

@@ -1,7 +1,9 @@
 """The processes of a run: which one this is, and what they do together."""
 
 import os
+import resource
 import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -34,6 +36,14 @@ class Processes:
         if self.size > 1:
             distributed.all_reduce(tensor)
         return tensor
+
+    def peak_memory(self) -> int:
+        """Return the bytes that this process has held at once on its device, at most."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        # Of everything in it: kilobytes, but bytes on a Mac.
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set in any process: the same answer in all of them."""

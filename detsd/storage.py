@@ -234,7 +234,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def write_whole(path: Path, text: str) -> None:
     """Write the file so that a crash leaves the old one or the new one."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
+    part.write_text(text, "utf-8")
     _flush(part)
     part.replace(path)
 

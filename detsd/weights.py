@@ -11,7 +11,7 @@ from torch import nn
 
 from detsd.config import FullConfig
 from detsd.model import StableDiffusion
-from detsd.part import Distance, Part
+from detsd.part import Distance, Part, compute_in_half
 
 # Below this share of the weights' length a change is none.
 HARDLY = 1e-6
@@ -33,12 +33,12 @@ class LearntWeights(Part):
             if part == "unet" or self.reads_prompts
         }
         self._first = copy.deepcopy(self._modules) if keeps_first else None
-        for module in (self._first or {}).values():
-            module.to(torch.bfloat16 if half else torch.float32)
+        for module in (self._first or {}).values() if half else ():
+            module.to(torch.bfloat16)
         for module in self._modules.values():
-            module.float().requires_grad_(True)
+            module.requires_grad_(True)
             if half:
-                _compute_in_half(module, model.device)
+                compute_in_half(module, model.device)
         self._start = {
             name: value.detach().flatten()[:SAMPLED].clone() for name, value in self._named()
         }
@@ -103,7 +103,7 @@ class LearntWeights(Part):
         """Begin with the weights of another trial's model."""
         for part, module in self._modules.items():
             if (export / part).is_dir():
-                other = type(module).from_pretrained(export / part)  # type: ignore[attr-defined]
+                other = type(module).from_pretrained(export / part)
                 module.load_state_dict(other.state_dict())
         for name, value in self._named():
             self._start[name].copy_(value.flatten()[:SAMPLED])
@@ -141,8 +141,3 @@ class LearntWeights(Part):
         for part, module in self._modules.items():
             for name, value in module.named_parameters():
                 yield f"{part}.{name}", value
-
-
-def _compute_in_half(module: nn.Module, device: torch.device) -> None:
-    """Let the module compute in bf16 with weights that stay as they are."""
-    module.forward = torch.autocast(device.type, torch.bfloat16)(module.forward)

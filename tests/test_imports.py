@@ -15,11 +15,11 @@ LEVELS = (
     {"config", "preemption", "tokens", "request", "trial", "runfolder", "imagestore", "rating"}
     | {"layers"},
     {"launcher", "prompts", "text", "search", "optimization", "meter", "retention", "foldertrial"}
-    | {"clustertrial", "leaderboard", "page", "sweep", "sheets", "fetch"}
+    | {"clustertrial", "leaderboard", "page", "sweep", "sheets", "fetch", "captioner"}
     | {"adapters"},
-    {"data", "rank", "plan", "gather", "convert", "attachment", "checkpoints"},
+    {"data", "attachment", "checkpoints", "rank", "plan", "gather", "convert"},
     {"model", "mixing"},
-    {"batches", "denoise", "pretrained", "rarity"},
+    {"batches", "caption", "denoise", "pretrained", "rarity"},
     {"sampler", "safety", "part"},
     {"lora", "vectors", "weights", "samples", "generate", "classimages"},
     {"methods", "vocabulary", "widgets", "prior"},

@@ -14,11 +14,20 @@ from PIL import Image
 
 import detsd
 from detsd.concepts import read_concepts
-from detsd.config import Experiment, FinetuneConfig, GridConfig, read
+from detsd.config import (
+    Experiment,
+    FinetuneConfig,
+    FullConfig,
+    GridConfig,
+    LoraConfig,
+    PriorConfig,
+    read,
+)
 from detsd.local import make_plan
 from detsd.sweep import wanted_images
 from detsd.vocabulary import read_vocabularies
 from tests.conftest import ROOT
+from tests.trials import last, run
 
 # Written for the earlier example: its names, and no others.
 EARLIER = """
@@ -61,7 +70,17 @@ hyperparameters:
 """
 
 
-@pytest.mark.parametrize("name", ["finetune_const.yaml", "finetune_const_advanced.yaml"])
+NEW_METHODS = (
+    "dreambooth_lora.yaml",
+    "dreambooth.yaml",
+    "dreambooth_lora_sdxl.yaml",
+    "pivotal.yaml",
+)
+
+
+@pytest.mark.parametrize(
+    "name", ["finetune_const.yaml", "finetune_const_advanced.yaml", *NEW_METHODS]
+)
 def test_a_shipped_yaml_is_valid_and_says_how_to_run_it(name, monkeypatch):
     monkeypatch.chdir(ROOT)
     text = (ROOT / name).read_text()
@@ -74,7 +93,39 @@ def test_a_shipped_yaml_is_valid_and_says_how_to_run_it(name, monkeypatch):
 def test_the_advanced_yaml_has_every_key():
     written = yaml.safe_load((ROOT / "finetune_const_advanced.yaml").read_text())
     for section, field in FinetuneConfig.model_fields.items():
-        assert written["hyperparameters"][section].keys() == set(field.annotation.model_fields)
+        if section not in ("method", "prior"):
+            assert written["hyperparameters"][section].keys() == set(field.annotation.model_fields)
+
+
+def test_the_yamls_of_the_other_methods_have_every_key_of_them():
+    lora, full = (hyperparameters(f"dreambooth{kind}.yaml") for kind in ("_lora", ""))
+    assert lora["method"].keys() == set(LoraConfig.model_fields)
+    assert lora["prior"].keys() == set(PriorConfig.model_fields)
+    assert full["method"].keys() == set(FullConfig.model_fields)
+
+
+@pytest.mark.parametrize("name", NEW_METHODS)
+def test_a_shipped_yaml_of_another_method_runs(name, tmp_path, models, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    hparams = hyperparameters(name)
+    family = "sdxl" if "sdxl" in name else "sd1"
+    hparams["model"]["pretrained_model_name_or_path"] = str(models[family])
+    hparams["training"]["num_sgd_steps"] = 2
+    hparams["inference"]["num_inference_steps"] = 2
+    hparams["concepts"]["img_size"] = 16
+    if "prior" in hparams:
+        hparams["prior"] |= {"cache_dir": str(tmp_path / "cache"), "num_inference_steps": 2}
+    trial = run(tmp_path / "run", hparams)
+    export = last(trial) / "export"
+    found = "model_index.json" if name == "dreambooth.yaml" else "pytorch_lora_weights.safetensors"
+    assert (export / found).is_file()
+    assert (export / "det-logo.safetensors").is_file() == (name == "pivotal.yaml")
+    made = list((tmp_path / "cache").rglob("*.png"))
+    assert len(made) == (200 if hparams.get("prior", {}).get("num_class_images") else 0)
+
+
+def hyperparameters(name):
+    return yaml.safe_load((ROOT / name).read_text())["hyperparameters"]
 
 
 def test_the_shipped_grid_is_480_images_of_a_concept_that_is_there(monkeypatch):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 from determined.common import storage as determined_storage
 
 from detsd.storage import FolderStorage, RemoteStorage, StorageError, open_storage, write_whole
+from tests.conftest import ROOT
 
 
 def save(storage: Any, steps: int, trial: str = "one", text: str = "x") -> str:
@@ -214,3 +217,12 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         write_whole(tmp_path / "a.json", "half \ud800")
     assert (tmp_path / "a.json").read_text() == "new"
+
+
+def test_a_file_is_utf_8_whatever_the_locale_says(tmp_path: Path) -> None:
+    code = "import pathlib, sys; from detsd.storage import write_whole; "
+    code += "write_whole(pathlib.Path(sys.argv[1]), chr(233))"
+    path = tmp_path / "a.txt"
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code, path], env=plain, check=True, timeout=60)
+    assert path.read_text("utf-8") == "é"

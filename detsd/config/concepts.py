@@ -23,12 +23,15 @@ class Word(NamedTuple):
     num_vectors: int | None
 
 
+Property = Literal["object", "style"]
+
+
 class Folder(NamedTuple):
     """A folder of pictures of one word; `templates` stand in for the ones of `learnable`."""
 
     word: str
     path: Path
-    learnable: Literal["object", "style"]
+    learnable: Property
     templates: tuple[str, ...] | None
 
 
@@ -85,7 +88,7 @@ class ConceptsConfig(Section):
     """The words used in prompts, one a folder; the same word may stand for several folders."""
     initializer_strs: Annotated[tuple[Text, ...], Listed] = ()
     """A phrase a word: the new word starts as its tokens, one vector for each."""
-    learnable_properties: Annotated[tuple[Literal["object", "style"], ...], Listed] = ()
+    learnable_properties: Annotated[tuple[Property, ...], Listed] = ()
     """`object` or `style`: which of the built-in templates make the prompts."""
     img_dirs: Annotated[
         tuple[Annotated[Path, AfterValidator(a_folder)], ...], Listed, Field(min_length=1)
@@ -135,15 +138,13 @@ class ConceptsConfig(Section):
     def folders(self) -> tuple[Folder, ...]:
         """The folders to learn from, in the order written."""
         length = len(self.img_dirs)
-        words = self.concept_strs or ("",) * length
-        learnable = self.learnable_properties or ("object",) * length
-        own = self.instance_prompt and tuple((prompt,) for prompt in self.instance_prompt)
-        templates = _spread(self.templates or own, length)
+        own = tuple((prompt,) for prompt in self.instance_prompt or ())
+        learnable = self.learnable_properties or _spread(("object",), length)
+        words, templates = self.concept_strs or ("",) * length, self.templates or own
+        columns = (words, self.img_dirs, learnable, _spread(templates, length))
         return tuple(
             Folder(word, path, kind, lines and tuple(_blanked(line, word) for line in lines))
-            for word, path, kind, lines in zip(
-                words, self.img_dirs, learnable, templates, strict=True
-            )
+            for word, path, kind, lines in zip(*columns, strict=True)
         )
 
     @classmethod

@@ -1,0 +1,1 @@
+"""What a peer's script asks of torchvision, which has no build for CPUs alone."""

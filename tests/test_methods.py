@@ -1,0 +1,374 @@
+"""LoRA, full fine-tuning and the prior in the loop: exact, whole, and each part as it is asked."""
+
+import copy
+import logging
+import multiprocessing
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from detsd.config import ConfigError, FinetuneConfig, ModelConfig, read
+from detsd.pretrained import load_model
+from tests.conftest import read_lines
+from tests.trials import last, run
+
+CLASS = {"class_prompt": "a photo of a logo", "num_class_images": 3, "num_inference_steps": 2}
+LORA = {"kind": "lora"}
+EVERYTHING = {
+    "kind": "lora",
+    "dora": True,
+    "dropout": 0.1,
+    "targets": ["attention", "feed_forward", "convolutions", "projections"],
+    "text_encoder_learning_rate": 1e-3,
+    "vectors_learning_rate": 1e-2,
+}
+FULL = {"kind": "full", "text_encoder_learning_rate": 1e-4, "ema_decay": 0.9}
+KINDS = {
+    "lora": ("sd1", LORA, None, {}),
+    "everything": ("sdxl", EVERYTHING, CLASS, {"gradient_checkpointing": True}),
+    "distilled": ("sd2", EVERYTHING, {"kind": "distill", **CLASS}, {"snr_gamma": 5.0}),
+    "full": ("sdxl", FULL, CLASS, {"max_grad_norm": 1.0}),
+    "full, distilled": ("sd1", {"kind": "full"}, {"kind": "distill", **CLASS}, {}),
+    "full, 8 bits": ("sd2", {"kind": "full"}, None, {"optimizer_name": "adamw8bit"}),
+    "lora in bf16": ("sd1", EVERYTHING, {"kind": "distill", **CLASS}, {"precision": "bf16"}),
+    "full in bf16": (
+        "sd1",
+        FULL,
+        {"kind": "distill", **CLASS},
+        {"precision": "bf16", "gradient_checkpointing": True},
+    ),
+}
+
+
+@pytest.fixture
+def make(models, pictures, tmp_path):
+    """Return hyperparameters of a run with a method."""
+
+    def make(method, prior=None, family="sd1", **training):
+        return {
+            "model": {"pretrained_model_name_or_path": str(models[family])},
+            "method": method,
+            "prior": prior and {"cache_dir": str(tmp_path / "cache"), **prior},
+            "concepts": {
+                "concept_strs": "fbernuy",
+                "initializer_strs": "brain",
+                "img_dirs": str(pictures),
+                "instance_prompt": "a photo of a fbernuy logo",
+            },
+            "training": {
+                "num_sgd_steps": 4,
+                "checkpoint_freq": 2,
+                "metric_report_freq": 2,
+                "gradient_accumulation_steps": 2,
+                "learning_rate": 1e-3,
+                **training,
+            },
+            "inference": {"generate_training_images": False},
+        }
+
+    return make
+
+
+def learnt(folder):
+    return torch.load(last(folder) / "resume/state.pt", weights_only=True)["method"]
+
+
+def same(one, other):
+    one, other = learnt(one), learnt(other)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def exported(folder):
+    export = last(folder) / "export"
+    files = [path for path in sorted(export.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(export)): path.read_bytes() for path in files}
+
+
+def run_together(folder, hparams, **arguments):
+    """Run on two processes that share the work."""
+    meeting = folder.with_name(f"{folder.name} {arguments}")
+
+    def process(rank):
+        os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
+        run(folder, hparams, rendezvous=f"file://{meeting}", **arguments)
+
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=process, args=(rank,)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(300)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    return folder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stopped_run_ends_where_a_straight_one_does(tmp_path, make, kind):
+    family, method, prior, training = KINDS[kind]
+    hparams = make(method, prior, family, **training)
+    straight = run(tmp_path / "straight", hparams)
+    run(tmp_path / "stopped", hparams, stop_at=3)
+    stopped = run(tmp_path / "stopped", hparams)
+    assert same(stopped, straight)
+    assert exported(stopped) == exported(straight)
+    assert {value.dtype for value in learnt(straight).values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_two_processes_agree_with_one_and_go_on_where_they_stopped(tmp_path, make, kind):
+    family, method, _, training = KINDS[kind]
+    hparams = make(method, CLASS, family, **training, optimizer_name="sgd")
+    two = run_together(tmp_path / "two", hparams)
+    run_together(tmp_path / "stopped", hparams, stop_at=3)
+    assert same(run_together(tmp_path / "stopped", hparams), two)
+    assert exported(tmp_path / "stopped") == exported(two)
+    one, two = learnt(run(tmp_path / "one", hparams)), learnt(two)
+    assert one.keys() == two.keys()
+    assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
+
+
+def test_every_part_of_a_method_learns(tmp_path, make):
+    short = learnt(run(tmp_path, make(EVERYTHING, num_sgd_steps=2)))
+    long = learnt(run(tmp_path, make(EVERYTHING, num_sgd_steps=4)))
+    still = {name for name in long if torch.equal(long[name], short[name])}
+    assert still == {"fbernuy/clip_l@start"}
+    kinds = ("attn1.to_q", "ff.net.2", "conv1", "proj_in", "self_attn.q_proj", "fbernuy/clip_l")
+    assert all(any(kind in name for name in long) for kind in kinds)
+
+
+def test_each_part_has_its_own_learning_rate(tmp_path, make):
+    frozen = {**EVERYTHING, "text_encoder_learning_rate": 0, "vectors_learning_rate": 0}
+    short = learnt(run(tmp_path, make(frozen, num_sgd_steps=2)))
+    long = learnt(run(tmp_path, make(frozen, num_sgd_steps=4)))
+    moved = {name for name in long if not torch.equal(long[name], short[name])}
+    assert moved == {name for name in long if name.startswith("unet.")}
+
+
+@pytest.mark.parametrize("method", [LORA, {"kind": "full"}], ids=["lora", "full"])
+def test_a_prior_without_weight_is_none_bit_for_bit(tmp_path, make, method):
+    without = run(tmp_path / "without", make(method))
+    weightless = run(tmp_path / "weightless", make(method, {**CLASS, "weight": 0}))
+    assert same(weightless, without)
+    assert exported(weightless) == exported(without)
+    assert not (tmp_path / "cache").exists()
+    assert not same(run(tmp_path / "with", make(method, CLASS)), without)
+
+
+def test_the_terms_are_reported_apart_and_add_up(tmp_path, make):
+    lines = read_lines(run(tmp_path, make(LORA, CLASS)) / "metrics.jsonl")
+    reports = [line["metrics"] for line in lines if line["group"] == "training"]
+    for metrics in reports:
+        parts = metrics["instance_loss"] + metrics["prior_loss"]
+        assert metrics["loss"] == pytest.approx(parts, rel=1e-5)
+        assert min(metrics["instance_loss"], metrics["prior_loss"]) > 0
+        assert metrics["peak_memory_gb"] > 0
+
+
+def test_a_teacher_that_has_learnt_nothing_finds_no_fault(tmp_path, make):
+    """With a rate of 0 the model stays what it was, and its own prediction costs nothing."""
+    for method in (LORA, {"kind": "full"}):
+        folder = tmp_path / method["kind"]
+        run(folder, make(method, {"kind": "distill", **CLASS}, learning_rate=0))
+        lines = read_lines(folder / "metrics.jsonl")
+        losses = [line["metrics"]["prior_loss"] for line in lines if line["group"] == "training"]
+        assert losses == [0, 0]
+
+
+def test_micro_batches_change_memory_and_not_results(tmp_path, make):
+    # Adam makes as much of a gradient that is mere rounding as of any other.
+    sgd = {"optimizer_name": "sgd", "learning_rate": 0.1}
+    whole = learnt(run(tmp_path / "whole", make(LORA, CLASS, **sgd)))
+    for size in (1, 3):
+        pieces = learnt(run(tmp_path / f"{size}", make(LORA, CLASS, **sgd, micro_batch_size=size)))
+        assert all(torch.allclose(pieces[name], whole[name], atol=1e-6) for name in whole)
+
+
+def test_pictures_of_the_class_are_made_once(tmp_path, make, caplog):
+    caplog.set_level(logging.INFO)
+    hparams = make(LORA, CLASS)
+    run(tmp_path / "first", hparams)
+    (folder,) = (tmp_path / "cache").iterdir()
+    made = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")}
+    assert sorted(made) == ["00000.png", "00001.png", "00002.png"]
+    assert caplog.text.count("making 3 pictures of 'a photo of a logo'") == 1
+    run(tmp_path / "second", hparams)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")} == made
+    assert same(tmp_path / "second", tmp_path / "first")
+    content = (folder / "00001.png").read_bytes()
+    (folder / "00001.png").unlink()  # as a crash would have left it
+    run(tmp_path / "third", hparams)
+    assert (folder / "00001.png").read_bytes() == content
+    other = copy.deepcopy(hparams)
+    other["prior"]["guidance_scale"] = 2.0
+    run(tmp_path / "other", other)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_a_stop_while_pictures_of_the_class_are_made_loses_none(tmp_path, make, monkeypatch):
+    from detsd import classimages
+
+    monkeypatch.setattr(classimages, "BLOCK", 1)
+    hparams = make(LORA, CLASS)
+    straight = run(
+        tmp_path / "straight",
+        {**hparams, "prior": {**hparams["prior"], "cache_dir": str(tmp_path / "other")}},
+    )
+    from detsd.foldertrial import FolderTrial
+
+    asked = iter([False, True])
+    monkeypatch.setattr(FolderTrial, "should_stop", lambda self: next(asked))
+    stopped = run(tmp_path / "stopped", hparams)
+    assert not (stopped / "checkpoints").exists() or not list((stopped / "checkpoints").iterdir())
+    (folder,) = (tmp_path / "cache").iterdir()
+    assert len(list(folder.glob("*.png"))) == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(classimages, "BLOCK", 1)
+    assert same(run(stopped, hparams), straight)
+
+
+def test_a_checkpoint_of_a_cluster_brings_the_class_along(tmp_path, make, monkeypatch):
+    from detsd.foldertrial import FolderTrial
+
+    monkeypatch.setattr(FolderTrial, "folder_stays", False)
+    hparams = make(LORA, CLASS)
+    straight = run(tmp_path / "straight", hparams)
+    stopped = run(tmp_path / "stopped", hparams, stop_at=1)
+    elsewhere = {**hparams, "prior": {**hparams["prior"], "cache_dir": str(tmp_path / "elsewhere")}}
+    assert same(run(stopped, elsewhere), straight)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_own_pictures_of_the_class_are_taken(tmp_path, make, pictures):
+    own = run(tmp_path / "own", make(LORA, {**CLASS, "class_dir": str(pictures)}))
+    assert not (tmp_path / "cache").exists()
+    assert not same(own, run(tmp_path / "made", make(LORA, CLASS)))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(ConfigError, match="class_dir: .* holds no picture"):
+        run(tmp_path / "none", make(LORA, {**CLASS, "class_dir": str(empty)}))
+
+
+def test_an_export_of_all_weights_is_a_whole_model(tmp_path, make):
+    folder = run(tmp_path, make(FULL))
+    export = last(folder) / "export"
+    loaded = load_model(ModelConfig(pretrained_model_name_or_path=str(export)), torch.device("cpu"))
+    state = learnt(folder)
+    for name, value in loaded.unet.state_dict().items():
+        assert torch.equal(value, state[f"unet.{name}@mean"])  # what was sampled, too
+    assert not torch.equal(state["unet.conv_in.weight"], state["unet.conv_in.weight@mean"])
+
+
+def test_another_trials_export_is_where_a_run_starts(tmp_path, make):
+    for name, method in {"lora": EVERYTHING, "full": {"kind": "full"}}.items():
+        first = run(tmp_path / name, make(method))
+        still = make(method, learning_rate=0, num_sgd_steps=2)
+        for key in ("text_encoder_learning_rate", "vectors_learning_rate"):
+            if key in method:
+                still["method"] = {**still["method"], key: 0}
+        second = run(tmp_path / f"{name} again", still, warm_start=last(first))
+        before, after = learnt(first), learnt(second)
+        same_values = [
+            torch.allclose(before[key], after[key], atol=1e-6)
+            for key in before
+            if not key.endswith("@start")
+        ]
+        assert all(same_values)
+
+
+def test_a_common_word_is_warned_of(tmp_path, make, caplog):
+    run(tmp_path / "rare", make(LORA, num_sgd_steps=2))
+    assert "common word" not in caplog.text
+    hparams = make(LORA, num_sgd_steps=2)
+    hparams["concepts"] |= {"concept_strs": "a", "instance_prompt": "a logo"}
+    run(tmp_path / "common", hparams)
+    assert "a is a common word" in caplog.text
+
+
+def test_samples_show_the_word_and_what_there_is_without_it(tmp_path, make):
+    hparams = make(LORA, num_sgd_steps=2)
+    hparams["concepts"].pop("initializer_strs")
+    hparams["inference"] = {"inference_prompts": "a fbernuy logo", "num_inference_steps": 2}
+    folder = run(tmp_path, hparams)
+    for step in (0, 2):
+        shown = sorted(path.name for path in (folder / f"samples/step-{step:06d}").iterdir())
+        assert shown == ["00-a-fbernuy-logo.png", "01-a-logo.png"]
+
+
+def test_drift_says_how_far_pictures_without_the_word_have_come(tmp_path, make, scorer_folder):
+    hparams = make({"kind": "full"}, learning_rate=1e-2)
+    hparams["inference"] = {
+        "inference_prompts": "a fbernuy logo",
+        "num_inference_steps": 2,
+        "scorer_name_or_path": str(scorer_folder),
+    }
+    lines = read_lines(run(tmp_path / "straight", hparams) / "metrics.jsonl")
+    drifts = [line["metrics"]["drift"] for line in lines if line["group"] == "validation"]
+    assert drifts[0] == pytest.approx(0, abs=1e-6)
+    assert drifts[-1] > 1e-4
+    run(tmp_path / "stopped", hparams, stop_at=3)
+    lines = read_lines(run(tmp_path / "stopped", hparams) / "metrics.jsonl")
+    again = [line["metrics"]["drift"] for line in lines if line["group"] == "validation"]
+    assert again == drifts
+
+
+def test_captions_alone_are_enough_for_all_weights(tmp_path, make, pictures):
+    hparams = make({"kind": "full"}, num_sgd_steps=2)
+    hparams["concepts"] = {"img_dirs": str(pictures)}
+    with pytest.raises(ConfigError, match="nothing says what .*on_a_wall_0.png shows"):
+        run(tmp_path / "without", hparams)
+    for picture in sorted(pictures.glob("*.png")):
+        picture.with_suffix(".txt").write_text("a painting on paper")
+    run(tmp_path / "with", hparams)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"method": {"kind": "loar"}}, "method.kind: one of textual_inversion, lora, full"),
+        ({"method": {"rank": 4}}, "method.kind: one of .* is wanted, found None"),
+        ({"method": {"kind": "lora", "rnak": 4}}, "method.rnak: unknown; did you mean rank"),
+        ({"method": {"kind": "full", "rank": 4}}, "method.rank: unknown"),
+        ({"method": {"kind": "lora", "targets": "atention"}}, "method.targets.*one of attention"),
+        ({"method": {"kind": "textual_inversion"}, "prior": CLASS}, "prior: textual inversion"),
+        ({"prior": {"class_prompt": ""}}, "prior.class_prompt"),
+        ({"prior": {**CLASS, "kind": "distill", "class_dir": "."}}, "prior.class_dir: distill"),
+        ({"training": {"norm_reg_weight": 1}}, "training.norm_reg_weight: is for learnt vectors"),
+        ({"concepts": {"instance_prompt": "a logo"}}, "instance_prompt: names none of fbernuy"),
+        ({"concepts": {"templates": "a {}"}}, "instance_prompt: stands instead of templates"),
+        (
+            {
+                "method": {"kind": "lora", "vectors_learning_rate": 1},
+                "concepts": {"initializer_strs": None},
+            },
+            "concepts.initializer_strs: missing",
+        ),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
+)
+def test_what_does_not_go_together_is_refused(make, changes, problem):
+    hparams = make(LORA)
+    for section, values in changes.items():
+        hparams[section] = (
+            {**(hparams[section] or {}), **values}
+            if section in ("training", "concepts")
+            else values
+        )
+    with pytest.raises(ConfigError, match=problem):
+        read(FinetuneConfig, hparams)
+
+
+def test_a_target_that_the_model_lacks_is_refused_with_what_it_has(tmp_path, make):
+    with pytest.raises(ConfigError, match="down_blocks.7.attention is nowhere .* mid_block"):
+        run(tmp_path, make({"kind": "lora", "targets": "down_blocks.7.attention"}))
+
+
+def test_a_block_alone_can_be_the_target(tmp_path, make):
+    folder = run(
+        tmp_path, make({"kind": "lora", "targets": "up_blocks.0.cross_attention", "rank": 2})
+    )
+    tensors = load_file(last(folder) / "export" / "pytorch_lora_weights.safetensors")
+    assert tensors
+    assert all(name.startswith("unet.up_blocks.0.") and "attn2" in name for name in tensors)
+    assert {min(value.shape) for value in tensors.values()} == {2}
