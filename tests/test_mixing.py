@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import ImageChops
 
 import detsd
@@ -179,3 +180,29 @@ def test_a_model_that_was_trained_whole_is_the_base(models, base, tmp_path, monk
     assert not same(on_top("a photo", **ASKED)[0], wanted)
     with pytest.raises(ConceptError, match="holds no concept, but a whole model"):
         detsd.load_pipeline(models["sd1"], concepts=["step-1"])
+
+
+def test_the_earlier_class_takes_checkpoints_of_every_kind(models, pivotal, base, tmp_path):
+    def load(model, *folders):
+        pipeline = detsd.DetSDTextualInversionPipeline(
+            pretrained_model_name_or_path=str(model), device="cpu", disable_progress_bar=True
+        )
+        for folder in folders:
+            pipeline.load_from_checkpoint_dir(folder)
+        return pipeline
+
+    def drawn(pipeline):
+        generator = torch.Generator().manual_seed(3)
+        arguments = {"num_inference_steps": 3, "guidance_scale": 5.0, "generator": generator}
+        return levels(pipeline(prompt="a det-logo", **arguments).images[0])
+
+    write_adapter(tmp_path / "style" / FILE, adapter(base, words="", seed=1))
+    earlier = load(models["sd1"], pivotal, tmp_path / "style")
+    assert earlier.all_added_concepts == ["det-logo"]
+    ours = detsd.load_pipeline(models["sd1"], adapters=[pivotal, tmp_path / "style"])
+    assert np.abs(drawn(earlier) - levels(ours("a det-logo", **ASKED)[0])).max() <= 1
+    merge(base, adapter(base, words="", seed=1), 1.0)
+    base.pipeline().save_pretrained(tmp_path / "whole" / "export")
+    assert np.abs(drawn(load(tmp_path / "whole", pivotal)) - drawn(earlier)).max() <= 1
+    with pytest.raises(CheckpointError, match="whole: holds a whole model: it is a pretrained_mod"):
+        load(models["sd1"], tmp_path / "whole")
