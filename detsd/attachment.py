@@ -1,5 +1,6 @@
 """Adapters in a model's modules: put in, weighed, switched off, and taken out as they are."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -48,7 +49,9 @@ def inject(
             lora_dropout=dropout,
         )
         learning = [value for value in module.parameters() if value.requires_grad]
-        with torch.random.fork_rng(devices=[]):  # it draws first values, which are replaced
+        # It draws first values, which are replaced, and warns of a second adapter, which is meant.
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")
             peft.inject_adapter_in_model(config, module, name)
         for value in learning:  # a concept's, which peft has taken for one of the model's own
             value.requires_grad_(True)

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from detsd import finetune
-from detsd.concepts import ConceptError, read_concepts
+from detsd.checkpoints import CheckpointError, distinct, name_of, read_export
+from detsd.concepts import ConceptError
 from detsd.config import ModelConfig, hub_token
 from detsd.denoise import build_scheduler
-from detsd.fetch import fetch_checkpoint
 from detsd.pretrained import load_model
 from detsd.request import Settings
 from detsd.safety import load_safety_checker
@@ -66,6 +66,7 @@ class DetSDTextualInversionPipeline:
         self._checker = load_safety_checker(name, place, token=token)
         arguments = dict(other_scheduler_kwargs or {})
         self._settings = Settings(known_scheduler(scheduler_name), arguments, steps=50)
+        self._adapters: list[str] = []
         self._pipeline: Any = None
 
     @property
@@ -76,22 +77,29 @@ class DetSDTextualInversionPipeline:
     def load_from_checkpoint_dir(
         self, checkpoint_dir: str | Path, learned_embeddings_filename: str | None = None
     ) -> None:
-        """Add the concepts of a checkpoint, all of them or, if one is known already, none."""
-        folder = Path(checkpoint_dir)
-        name = learned_embeddings_filename or self._file_name
-        places = [place for place in (folder / name, folder / "export" / name) if place.is_file()]
-        concepts = read_concepts(places[0] if places else folder)
-        for concept in concepts:
+        """Add what a checkpoint holds: its adapter, and all of its concepts; or, if one of these is
+        known already, nothing."""
+        export = read_export(checkpoint_dir, learned_embeddings_filename or self._file_name)
+        if export.model:
+            raise CheckpointError(
+                f"{checkpoint_dir}: holds a whole model: it is a pretrained_model_name_or_path"
+            )
+        for concept in export.concepts:
             if concept.name in self._model.concepts:
-                raise ConceptError(f"{folder}: {concept.name} was added before")
-        for concept in concepts:
+                raise ConceptError(f"{checkpoint_dir}: {concept.name} was added before")
+        if export.adapter:
+            name = distinct(name_of(checkpoint_dir), self._adapters)
+            self._model.add_adapter(name, export.adapter)
+            self._adapters.append(name)
+            self._model.use_adapters([(one, 1.0) for one in self._adapters])
+        for concept in export.concepts:
             self._model.add_concept(concept)
         self._pipeline = None
 
     def load_from_uuids(self, uuids: str | Sequence[str]) -> None:
-        """Add the concepts of Determined checkpoints."""
+        """Add what Determined checkpoints hold."""
         for uuid in [uuids] if isinstance(uuids, str) else uuids:
-            self.load_from_checkpoint_dir(fetch_checkpoint(uuid))
+            self.load_from_checkpoint_dir(uuid)
 
     def __call__(self, **kwargs: Any) -> Any:
         """Return the output of diffusers' pipeline; `prompt` may name the concepts.

@@ -98,11 +98,19 @@ def _write_earlier(path: Path, concepts: Sequence[Concept]) -> None:
 
 def _read_folder(folder: Path) -> list[Concept]:
     export = folder / "export" if (folder / "export").is_dir() else folder
-    files = [path for path in sorted(export.glob("*.safetensors")) if path.name != ADAPTER_FILE]
-    files = files or sorted(export.glob(EARLIER_FILE))
+    files = concept_files(export)
     if not files:
-        raise ConceptError(f"{folder}: holds no concept (*.safetensors or {EARLIER_FILE})")
+        other = {"an adapter": ADAPTER_FILE, "a whole model": "unet"}
+        there = [f", but {what}" for what, name in other.items() if (export / name).exists()]
+        found = there[0] if there else f" (*.safetensors or {EARLIER_FILE})"
+        raise ConceptError(f"{folder}: holds no concept{found}")
     return [concept for path in files for concept in read_concepts(path)]
+
+
+def concept_files(export: Path) -> list[Path]:
+    """Return the files with concepts in an export, or in any other folder."""
+    files = [path for path in sorted(export.glob("*.safetensors")) if path.name != ADAPTER_FILE]
+    return files or sorted(export.glob(EARLIER_FILE))
 
 
 def _read_safetensors(path: Path, name: str | None) -> Concept:
@@ -120,9 +128,11 @@ def _read_safetensors(path: Path, name: str | None) -> Concept:
     elif len(tensors) == 1:
         token, tensor = tensors.popitem()
         called, vectors = own or token, {"clip_l": tensor}
+    elif any(".lora" in key for key in tensors):
+        raise ConceptError(f"{path}: holds no concept, but an adapter")
     else:
         raise ConceptError(
-            f"{path}: one tensor, or clip_l and clip_g, are wanted; found {[*tensors]}"
+            f"{path}: one tensor, or clip_l and clip_g, are wanted; found {[*tensors][:5]}"
         )
     return _checked(path, name or called, vectors, about.pop("initializer", ""), about)
 

@@ -7,7 +7,7 @@ import torch
 
 from detsd import schedulers
 from detsd.model import StableDiffusion
-from detsd.request import Request, Settings
+from detsd.request import Adapters, Request, Settings
 from detsd.text import Conditioning
 
 Tick = Callable[[float], Any]
@@ -20,18 +20,25 @@ class Prompts:
 
     def __init__(self, model: StableDiffusion):
         self._model = model
-        self._kept: dict[str | None, Conditioning] = {}
+        self._adapters: Adapters = None
+        self._kept: dict[tuple[Adapters, str | None], Conditioning] = {}
+
+    def use(self, adapters: Adapters) -> None:
+        """Let these adapters count, which may change what the encoders make of a prompt."""
+        if adapters is not None:
+            self._model.use_adapters(adapters)
+            self._adapters = adapters
 
     def encode(self, texts: Sequence[str | None]) -> Conditioning:
         """Return a row a text; that of None is what guidance leads away from by default."""
-        missing = {text for text in texts if text not in self._kept}
+        missing = {text for text in texts if (self._adapters, text) not in self._kept}
         if len(self._kept) + len(missing) > PROMPTS_KEPT:
             self._kept.clear()
             missing = set(texts)
         self._add(sorted(text for text in missing if text is not None))
         if None in missing:
-            self._kept[None] = self._model.encode_nothing(1)
-        rows = [self._kept[text] for text in texts]
+            self._kept[self._adapters, None] = self._model.encode_nothing(1)
+        rows = [self._kept[self._adapters, text] for text in texts]
         pooled = [row.pooled for row in rows if row.pooled is not None]
         return Conditioning(
             torch.cat([row.states for row in rows]), torch.cat(pooled) if pooled else None
@@ -41,7 +48,9 @@ class Prompts:
         if texts:
             made = self._model.encode_prompts(texts)
             for place, text in enumerate(texts):
-                self._kept[text] = made.at(torch.tensor([place], device=self._model.device))
+                self._kept[self._adapters, text] = made.at(
+                    torch.tensor([place], device=self._model.device)
+                )
 
 
 @torch.no_grad()
@@ -61,6 +70,7 @@ def denoise(
     extra = schedulers.step_arguments(settings.scheduler, settings.scheduler_kwargs)
     if schedulers.draws_noise(scheduler):
         extra["generator"] = generators
+    prompts.use(settings.adapters)
     conditioning = _conditioning(requests, prompts, model.unet.dtype)
     width, height = size(model, settings)
     origin = torch.tensor([[height, width, 0, 0]], device=model.device)

@@ -1,8 +1,10 @@
 """Determined checkpoints by their UUID, each downloaded once and kept on this machine."""
 
+import fcntl
 import os
 import re
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from detsd.concepts import ConceptError
@@ -35,11 +37,17 @@ def _download(uuid: str, folder: Path) -> None:
     from determined.experimental import client  # most pipelines never need it
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as part:
-        whole = Path(part) / uuid
-        client.get_checkpoint(uuid).download(str(whole))
-        try:
-            whole.replace(folder)
-        except OSError:  # another process was faster
-            if not folder.is_dir():
-                raise
+    # A trial's processes want it at the same time, and a whole model is gigabytes.
+    with (folder.parent / f".{uuid}.lock").open("w") as lock:
+        with suppress(OSError):  # not every disk can lock; each downloads its own then
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.is_dir():
+            return
+        with tempfile.TemporaryDirectory(dir=folder.parent) as part:
+            whole = Path(part) / uuid
+            client.get_checkpoint(uuid).download(str(whole))
+            try:
+                whole.replace(folder)
+            except OSError:  # another process was faster
+                if not folder.is_dir():
+                    raise

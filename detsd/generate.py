@@ -1,4 +1,4 @@
-"""A base model and concepts become a Pipeline: the notebook's and every other way to draw."""
+"""A base model, concepts and adapters become a Pipeline: every way to draw but a grid's."""
 
 import json
 import os
@@ -11,9 +11,10 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from detsd import console
+from detsd.checkpoints import find_checkpoint
 from detsd.concepts import Concept, read_concepts
 from detsd.config import ConfigError, ModelConfig, hub_token
-from detsd.fetch import UUID, fetch_checkpoint
+from detsd.mixing import Asked, Source, brought_along, chosen, find_adapters
 from detsd.model import StableDiffusion
 from detsd.pretrained import DTYPES, load_model
 from detsd.request import Request, RequestError, Settings
@@ -36,18 +37,25 @@ class Pipeline:
         scheduler: str = "pndm",
         flag: Flag | None = None,
         initializers: Mapping[str, str] | None = None,
+        adapters: Mapping[str, float] | None = None,
     ):
         self.model = model
         self.base = base
         self.scheduler = scheduler
         self.initializers = dict(initializers or {})
         """The words that each concept started from, where its file says so."""
+        self._adapters = dict(adapters or {})
         self._flag = flag
 
     @property
     def concepts(self) -> Mapping[str, int]:
         """The concepts that prompts may name, and how many vectors each has."""
         return self.model.concepts
+
+    @property
+    def adapters(self) -> dict[str, float]:
+        """The adapters, and how much each counts where a call says nothing else."""
+        return dict(self._adapters)
 
     def __call__(
         self,
@@ -61,6 +69,7 @@ class Pipeline:
         scheduler: str | None = None,
         scheduler_kwargs: Mapping[str, Any] | None = None,
         size: tuple[int, int] | None = None,
+        adapters: Asked = None,
         batch_size: int | None = None,
         progress: bool | None = None,
     ) -> list[Image.Image]:
@@ -72,6 +81,9 @@ class Pipeline:
         many as fit, and `progress` is shown on a terminal and in a notebook, unless they say
         otherwise.
 
+        `adapters` are those that count, by name and scale, {"style": 0.5}; others do not, and with
+        [] none does. Without it they count as they were loaded.
+
         A `<word>` in angle brackets that is no concept is refused: a concept was meant that is not
         there. Any other word may be plain English. How an image was made is JSON in its
         `info["detsd"]`; one that the model's safety checker finds is marked in `info["flags"]`.
@@ -82,7 +94,8 @@ class Pipeline:
         if batch_size is not None and batch_size < 1:
             raise RequestError(f"batch_size: 1 or more is wanted, found {batch_size}")
         arguments = dict(scheduler_kwargs or {})
-        settings = Settings(scheduler or self.scheduler, arguments, steps, size)
+        mixed = chosen(self._adapters, adapters)
+        settings = Settings(scheduler or self.scheduler, arguments, steps, size, mixed)
         rows = zip(
             prompts,
             _each(negative_prompt, prompts, "negative_prompt"),
@@ -115,10 +128,16 @@ class Pipeline:
         """Yield (place in requests, image) as they are made, each with how it was made."""
         for settings in _distinct(request.settings for request in requests):
             check_scheduler(settings, "scheduler")
+        requests = [self._settled(request) for request in requests]
         for place, image in generate(self.model, requests, batch_size, flag=self._flag, tick=tick):
             about = self._about(requests[place], image)
             image.info["detsd"] = json.dumps(about, sort_keys=True, default=str)
             yield place, image
+
+    def _settled(self, request: Request) -> Request:
+        settings = request.settings
+        scales = chosen(self._adapters, settings.adapters)
+        return request._replace(settings=settings._replace(adapters=scales))
 
     def _about(self, request: Request, image: Image.Image) -> dict[str, Any]:
         settings = request.settings
@@ -134,6 +153,7 @@ class Pipeline:
             "height": image.height,
             "model": self.base,
             "concepts": sorted(named(request.prompt, self.concepts)),
+            "adapters": dict(settings.adapters or ()),
         }
 
 
@@ -141,14 +161,17 @@ def load_pipeline(
     base: str | Path,
     *,
     concepts: Sequence[Concept | str | Path] | Concept | str | Path = (),
+    adapters: Sequence[Source | tuple[Source, float]] | Source | tuple[Source, float] = (),
     scheduler: str = "pndm",
     device: str | torch.device | None = None,
     precision: str | None = None,
     safety: bool = True,
 ) -> Pipeline:
-    """Load a model (a folder or hub id) and concepts.
+    """Load a model, concepts and adapters.
 
-    A concept is a record, a file, a checkpoint folder, or the UUID of a Determined checkpoint.
+    The model is a folder or a hub id; or, where all weights were trained, the checkpoint. A concept
+    or an adapter is a record, a file, a checkpoint folder, or the UUID of a Determined checkpoint;
+    an adapter may be in a pair with its scale, and brings the concepts of its checkpoint along.
     `safety` is whether to load the safety checker, where the model carries one.
     """
     known_scheduler(scheduler)
@@ -158,27 +181,35 @@ def load_pipeline(
         raise ConfigError([f"precision: {', '.join(DTYPES)} are known, found {precision!r}"])
     sources = [concepts] if isinstance(concepts, (Concept, str, Path)) else concepts
     found = [concept for source in sources for concept in find_concepts(source)]
+    mixed = find_adapters(adapters)
+    found += brought_along(mixed, found)
     token = hub_token(os.environ)
     config = ModelConfig(pretrained_model_name_or_path=str(base))
     model = load_model(config, place, precision=precision, token=token)
     for concept in found:
         model.add_concept(concept)
+    for loaded in mixed:
+        model.add_adapter(loaded.name, loaded.adapter)
     name = config.pretrained_model_name_or_path
     checker = load_safety_checker(name, place, token=token) if safety else None
     # Nothing is trained here, so the VAE need not make room between two calls.
     model.vae.to(place)
     words = {concept.name: concept.initializer for concept in found if concept.initializer}
-    return Pipeline(model, base=name, scheduler=scheduler, flag=checker, initializers=words)
+    return Pipeline(
+        model,
+        base=name,
+        scheduler=scheduler,
+        flag=checker,
+        initializers=words,
+        adapters={loaded.name: loaded.scale for loaded in mixed},
+    )
 
 
 def find_concepts(source: Concept | str | Path) -> list[Concept]:
     """Return the concepts of a record, a file, a checkpoint folder or a checkpoint's UUID."""
     if isinstance(source, Concept):
         return [source]
-    path = Path(source)
-    if UUID.fullmatch(str(source)) and not path.exists():
-        path = fetch_checkpoint(str(source))
-    return read_concepts(path)
+    return read_concepts(find_checkpoint(source))
 
 
 def _each(value: Any, prompts: Sequence[str], key: str) -> Sequence[Any]:

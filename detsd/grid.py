@@ -13,12 +13,13 @@ from detsd.clustertrial import run_trial
 from detsd.config import GridConfig, read
 from detsd.console import duration
 from detsd.imagestore import ImageStore, Record, open_store
+from detsd.jobs import Job, by_model, check_jobs, list_jobs
+from detsd.materials import read_stock
 from detsd.page import write_page
 from detsd.png import encode
 from detsd.sheets import show_sheets
-from detsd.studio import Job, Studio, check_jobs, list_jobs, open_studio
+from detsd.studio import Studio, open_studio
 from detsd.trial import Trial
-from detsd.vocabulary import read_vocabularies
 
 log = logging.getLogger(__name__)
 
@@ -31,21 +32,21 @@ Drawn = list[tuple[Record, bytes]]
 def generate_grid(trial: Trial) -> None:
     """Make the trial's images that are not there yet."""
     config = read(GridConfig, trial.hparams)
-    vocabularies = read_vocabularies(config)
-    jobs = list_jobs(config, vocabularies, trial.slots)
-    check_jobs(config, vocabularies, jobs)
+    stock = read_stock(config)
+    jobs = list_jobs(config, stock, trial.slots)
+    check_jobs(config, jobs)
     if trial.max_length is not None:
         # In batches of every slot, as the earlier example counted; `det e create --test` wants one.
         jobs = jobs[: trial.max_length * (config.at_once or 1) * trial.slots]
     keeper = open_keeper(trial, jobs)
-    missing = [job for job in jobs if job.id not in keeper.there]
+    missing = by_model([job for job in jobs if job.id not in keeper.there])
     log.info("%d images, %d of them to be made", len(jobs), len(missing))
     if missing:
         if config.scorer_name_or_path is not None:
             keeper.say_what_has_no_scores()
-        studio = open_studio(config, vocabularies, trial.device)
+        studio = open_studio(config, stock, trial.device)
         if trial.is_chief:
-            studio.tokenize(jobs)
+            studio.tokenize(missing)
         if not make(trial, studio, missing, config, keeper):
             log.info("stopped with images left to make: the next start makes them")
             return

@@ -8,6 +8,8 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from detsd.checkpoints import name_of
+
 OURS = "detsd"
 
 
@@ -34,7 +36,12 @@ def parameters(record: Mapping[str, Any]) -> str:
         "Model": str(record["model"]).replace(",", " "),
         "Version": "detsd",
     }
-    lines = [record["prompt"]]
+    adapters = [
+        f" <lora:{name_of(source)}:{scale:g}>"
+        for source, scale in record["adapters"].items()
+        if scale
+    ]
+    lines = ["".join([record["prompt"], *adapters])]
     if record["negative_prompt"]:
         lines.append(f"Negative prompt: {record['negative_prompt']}")
     lines.append(", ".join(f"{name}: {value}" for name, value in settings.items()))

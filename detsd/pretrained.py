@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from detsd.checkpoints import find_model
 from detsd.concepts import ENCODERS
 from detsd.config import ModelConfig
 from detsd.model import StableDiffusion
@@ -29,8 +30,8 @@ def load_model(
     forward_process: Mapping[str, Any] | None = None,
     token: str | bool | None = None,
 ) -> StableDiffusion:
-    """Load a model from a folder or the hub; what differs between families is settled here."""
-    name, dtype = config.pretrained_model_name_or_path, DTYPES[precision]
+    """Load a model from a folder, the hub or a checkpoint that holds a whole one."""
+    name, dtype = find_model(config.pretrained_model_name_or_path), DTYPES[precision]
     source = {"revision": config.revision, "token": token}
     weights = {**source, "variant": config.variant}
     try:
@@ -50,7 +51,7 @@ def load_model(
         scheduler = DDPMScheduler.load_config(name, subfolder="scheduler", **source)
         index = DiffusionPipeline.load_config(name, **source) if len(suffixes) > 1 else {}
     except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise ModelError(_say_what_failed(name, error)) from error
+        raise ModelError(_say_what_failed(config.pretrained_model_name_or_path, error)) from error
     for module in (unet, vae, *(encoder.module for encoder in encoders)):
         module.requires_grad_(False).eval()
     for module in (unet, *(encoder.module for encoder in encoders)):

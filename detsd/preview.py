@@ -9,9 +9,10 @@ import torch
 
 from detsd.config import GridConfig, read
 from detsd.console import duration
+from detsd.jobs import Job, check_jobs, list_jobs
+from detsd.materials import read_stock
 from detsd.png import encode
-from detsd.studio import Job, check_jobs, list_jobs, open_studio
-from detsd.vocabulary import read_vocabularies
+from detsd.studio import open_studio
 
 TRIED = 8  # images
 
@@ -19,15 +20,15 @@ TRIED = 8  # images
 def preview(points: Sequence[Mapping[str, Any]], slots: int, processes: int) -> str:
     """Draw a few images of the first point; say how many there are, how long, how many bytes."""
     configs = [read(GridConfig, point) for point in points]
-    vocabularies = [read_vocabularies(config) for config in configs]
-    grids = [
-        list_jobs(config, known, slots) for config, known in zip(configs, vocabularies, strict=True)
-    ]
-    for config, known, jobs in zip(configs, vocabularies, grids, strict=True):
-        check_jobs(config, known, jobs)
+    stocks = [read_stock(config) for config in configs]
+    grids = [list_jobs(config, stock, slots) for config, stock in zip(configs, stocks, strict=True)]
+    for config, jobs in zip(configs, grids, strict=True):
+        check_jobs(config, jobs)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    studio = open_studio(configs[0], vocabularies[0], device)
-    tried = grids[0][:: -(-len(grids[0]) // TRIED)]  # of all cells
+    studio = open_studio(configs[0], stocks[0], device)
+    # Of all cells, but of one model: others would take time to load, which their images do not.
+    alike = [job for job in grids[0] if job.materials.model == grids[0][0].materials.model]
+    tried = alike[:: -(-len(alike) // TRIED)]
     list(studio.draw(tried[:1]))  # the first one is slower than any other
     begun = time.monotonic()
     sizes = [len(encode(image, record)) for record, image in studio.draw(tried)]

@@ -12,6 +12,10 @@ BRACKETED = re.compile(r"<(?=[^<>|]*[^\W\d_])([^<>\s|/][^<>\s|]*)>")
 MARKUP = {"a", "b", "body", "br", "div", "h1", "html", "i", "img", "p", "script", "span", "style"}
 
 
+# Of the model's adapters these alone, by name and scale; None is however the model is by itself.
+Adapters = tuple[tuple[str, float], ...] | None
+
+
 class RequestError(ValueError):
     """An image that cannot be made as it is asked for."""
 
@@ -23,6 +27,7 @@ class Settings(NamedTuple):
     scheduler_kwargs: dict[str, Any]  # over those that its name stands for
     steps: int
     size: tuple[int, int] | None = None  # width and height; the model's own when absent
+    adapters: Adapters = None
 
 
 class Request(NamedTuple):

@@ -10,6 +10,7 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from PIL import Image
 from transformers import CLIPImageProcessor
 
+from detsd.checkpoints import find_model
 from detsd.pretrained import ModelError
 from detsd.reason import reason
 
@@ -37,8 +38,9 @@ def load_safety_checker(
     name: str, device: torch.device, *, token: str | bool | None = None
 ) -> SafetyChecker | None:
     """Load the checker that the model's index names; None if it names none."""
+    folder = find_model(name)
     try:
-        _, kind = DiffusionPipeline.load_config(name, token=token).get(
+        _, kind = DiffusionPipeline.load_config(folder, token=token).get(
             "safety_checker", (None,) * 2
         )
     except OSError:
@@ -47,10 +49,10 @@ def load_safety_checker(
         return None
     try:
         module, info = StableDiffusionSafetyChecker.from_pretrained(
-            name, subfolder="safety_checker", token=token, output_loading_info=True
+            folder, subfolder="safety_checker", token=token, output_loading_info=True
         )
         processor = CLIPImageProcessor.from_pretrained(
-            name, subfolder="feature_extractor", token=token
+            folder, subfolder="feature_extractor", token=token
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(

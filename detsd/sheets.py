@@ -30,11 +30,13 @@ def show_sheets(trial: Trial, store: ImageStore, step: int) -> None:
 
 
 def _title(record: Record) -> str:
-    concept = "".join(f", {checkpoint}" for checkpoint in record["checkpoints"])
+    learnt = "".join(f", {checkpoint}" for checkpoint in record["checkpoints"])
+    if record.get("adapter"):
+        learnt += f", {record['adapter']} at {record['adapter_scale']:g}"
     without = f", without {record['negative_prompt']}" if record["negative_prompt"] else ""
     return (
         f"{record['prompt']}{without}: scale {record['guidance_scale']:g}, "
-        f"{record['steps']} steps, {record['scheduler']}{concept}"
+        f"{record['steps']} steps, {record['scheduler']}{learnt}"
     )
 
 

@@ -1,118 +1,113 @@
-"""Where a grid's images are made: its model with all concepts in it. This file knows a record."""
+"""Where a grid's images are made: one model at a time, set up for them. It knows a record."""
 
+import gc
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from PIL import Image
 
-from detsd.config import GridConfig, hub_token
+from detsd.checkpoints import distinct, name_of
+from detsd.config import GridConfig, ModelConfig, hub_token
 from detsd.imagestore import Record
+from detsd.jobs import Job, scheduler_arguments
+from detsd.materials import Stock
 from detsd.model import StableDiffusion
 from detsd.pretrained import load_model
 from detsd.rating import Rater, read_pictures
-from detsd.request import Request, Settings, check_words
+from detsd.request import Request, Settings
 from detsd.safety import SafetyChecker, load_safety_checker
-from detsd.sampler import check_scheduler, generate
-from detsd.score import load_scorer
-from detsd.sweep import Wanted, identity, wanted_images
-from detsd.vocabulary import Vocabulary
-
-Vocabularies = Mapping[str | None, Vocabulary]
+from detsd.sampler import generate
+from detsd.score import Scorer, load_scorer
 
 
-class Job(NamedTuple):
-    """An image to be made."""
+class Easel(NamedTuple):
+    """A model with all concepts and adapters in it that its images may have."""
 
-    number: int  # among all of the grid
-    id: str
-    wanted: Wanted
-
-
-def list_jobs(config: GridConfig, vocabularies: Vocabularies, slots: int) -> list[Job]:
-    """Return every image of the grid, in the order of its cells."""
-    pipeline = config.pipeline
-    jobs = []
-    for number, one in enumerate(wanted_images(config, slots)):
-        vocabulary = vocabularies[one.checkpoint]
-        names = vocabulary.names(f"{one.prompt}\n{one.negative_prompt}")
-        concepts = {name: vocabulary.known[name].digest for name in names}
-        shared = {
-            "model": pipeline.pretrained_model_name_or_path,
-            "scheduler_kwargs": _arguments(config, one.scheduler),
-            "forward_process": pipeline.forward_process,
-        }
-        jobs.append(Job(number, identity(one, concepts, shared), one))
-    assert len({job.id for job in jobs}) == len(jobs)
-    return jobs
-
-
-def check_jobs(config: GridConfig, vocabularies: Vocabularies, jobs: Sequence[Job]) -> None:
-    """Refuse words that are no concepts, and what a scheduler cannot do; no model is needed."""
-    for prompt, negative_prompt, checkpoint in {
-        (job.wanted.prompt, job.wanted.negative_prompt, job.wanted.checkpoint) for job in jobs
-    }:
-        for text in (prompt, negative_prompt):
-            check_words(text, vocabularies[checkpoint].num_vectors)
-    for name, steps in {(job.wanted.scheduler, job.wanted.steps) for job in jobs}:
-        settings = Settings(name, _arguments(config, name), steps)
-        key = "pipeline.other_scheduler_kwargs"
-        check_scheduler(settings, key, config.pipeline.forward_process)
+    model: StableDiffusion
+    adapters: dict[str, str]  # what the model calls each, by its digest
+    rater: Rater | None
+    checker: SafetyChecker | None
 
 
 class Studio:
-    """A model with the concepts in it, and a rater of what it draws, if there is one."""
+    """Draws jobs and rates what comes of them, if there is a scorer."""
 
     def __init__(
-        self,
-        config: GridConfig,
-        model: StableDiffusion,
-        vocabularies: Vocabularies,
-        rater: Rater | None,
-        checker: SafetyChecker | None,
+        self, config: GridConfig, stock: Stock, device: torch.device, scorer: Scorer | None
     ):
         self._config = config
-        self._model = model
-        self._vocabularies = vocabularies
-        self._rater = rater
-        self._checker = checker
+        self._stock = stock
+        self._device = device
+        self._scorer = scorer
+        self._easels: dict[str, Easel] = {}  # the last one, by its model
 
     def tokenize(self, jobs: Sequence[Job]) -> None:
-        """Look at all prompts, and so warn of those that are too long."""
-        requests = [self._request(job.wanted) for job in jobs]
-        texts = dict.fromkeys(
-            text for one in requests for text in (one.prompt, one.negative_prompt)
-        )
-        self._model.text.tokenize(list(texts))
+        """Look at the prompts for the first model, and so warn of those that are too long."""
+        first = jobs[0].materials.model
+        model = self._easel(first).model
+        spoken = [
+            job.materials.vocabulary.spoken(text)
+            for job in jobs
+            if job.materials.model == first
+            for text in (job.wanted.prompt, job.wanted.negative_prompt)
+        ]
+        model.text.tokenize(list(dict.fromkeys(spoken)))
 
     def draw(self, jobs: Sequence[Job]) -> Iterator[tuple[Record, Image.Image]]:
         """Yield each image as it is made, with all that is known of it."""
-        requests = [self._request(job.wanted) for job in jobs]
-        for place, image in generate(
-            self._model, requests, self._config.at_once, flag=self._checker
-        ):
-            yield self._record(jobs[place], image), image
+        for name, some in groupby(jobs, lambda job: job.materials.model):
+            yield from self._draw(name, list(some))
 
-    def _request(self, one: Wanted) -> Request:
-        vocabulary = self._vocabularies[one.checkpoint]
-        arguments = _arguments(self._config, one.scheduler)
-        size = (one.width or self._model.size, one.height or self._model.size)
+    def _draw(self, name: str, jobs: Sequence[Job]) -> Iterator[tuple[Record, Image.Image]]:
+        easel = self._easel(name)
+        requests = [self._request(job, easel) for job in jobs]
+        drawn = generate(easel.model, requests, self._config.at_once, flag=easel.checker)
+        for place, image in drawn:
+            yield self._record(jobs[place], image, easel.rater), image
+
+    def _easel(self, name: str) -> Easel:
+        if name not in self._easels:
+            # Before the next is there: two models may be more than fits.
+            self._easels.clear()
+            gc.collect()
+            self._easels[name] = _set_up(
+                self._config, self._stock, name, self._device, self._scorer
+            )
+        return self._easels[name]
+
+    def _request(self, job: Job, easel: Easel) -> Request:
+        one, vocabulary = job.wanted, job.materials.vocabulary
+        arguments = scheduler_arguments(self._config, one.scheduler)
+        size = (one.width or easel.model.size, one.height or easel.model.size)
+        adapters = tuple(
+            (easel.adapters[digest], scale) for digest, scale in job.materials.scales(one)
+        )
         return Request(
             prompt=vocabulary.spoken(one.prompt),
             seed=one.seed,
             guidance=one.guidance_scale,
-            settings=Settings(one.scheduler, arguments, one.steps, size),
+            settings=Settings(one.scheduler, arguments, one.steps, size, adapters),
             negative_prompt=vocabulary.spoken(one.negative_prompt),
         )
 
-    def _record(self, job: Job, image: Image.Image) -> Record:
-        one, vocabulary = job.wanted, self._vocabularies[job.wanted.checkpoint]
+    def _record(self, job: Job, image: Image.Image, rater: Rater | None) -> Record:
+        one, vocabulary = job.wanted, job.materials.vocabulary
         names = vocabulary.names(f"{one.prompt}\n{one.negative_prompt}")
         sources = [vocabulary.known[name].source for name in names]
+        sources += [change.source for change in job.materials.changes]
+        # One that does not count is named where a word is used that was learnt with it.
+        adapters = {
+            change.source: scale
+            for change, scale in job.materials.weighed(one)
+            if scale or change.source in sources
+        }
+        checkpoints = [source for source in sources if source != one.adapter]
         arguments = {
             **self._config.pipeline.forward_process,
-            **_arguments(self._config, one.scheduler),
+            **scheduler_arguments(self._config, one.scheduler),
         }
         plain = vocabulary.plain(one.prompt)
         return {
@@ -128,40 +123,49 @@ class Studio:
             "scheduler_kwargs": arguments,
             "size": list(image.size),
             "concepts": names,
-            "checkpoints": list(dict.fromkeys([*filter(None, [one.checkpoint]), *sources])),
-            "model": self._config.pipeline.pretrained_model_name_or_path,
+            "checkpoints": list(dict.fromkeys([*filter(None, [one.checkpoint]), *checkpoints])),
+            "adapter": one.adapter if one.adapter_scale else None,
+            "adapter_scale": one.adapter_scale or None,
+            "adapters": adapters,
+            "model": job.materials.model,
             "seconds": round(image.info["seconds"], 3),
             "flags": list(image.info.get("flags", ())),
-            "metrics": self._rater.rate([image], [plain])[0] if self._rater else {},
+            "metrics": rater.rate([image], [plain])[0] if rater else {},
         }
 
 
-def open_studio(config: GridConfig, vocabularies: Vocabularies, device: torch.device) -> Studio:
-    """Load the model, and put every concept into it."""
+def open_studio(config: GridConfig, stock: Stock, device: torch.device) -> Studio:
+    """Load the scorer, if one is named; a model is loaded when its first image is drawn."""
+    name = config.scorer_name_or_path
+    scorer = load_scorer(name, None, device, hub_token(os.environ)) if name else None
+    return Studio(config, stock, device, scorer)
+
+
+def _set_up(
+    config: GridConfig, stock: Stock, name: str, device: torch.device, scorer: Scorer | None
+) -> Easel:
     token, pipeline = hub_token(os.environ), config.pipeline
     model = load_model(
-        pipeline.model,
+        ModelConfig(pretrained_model_name_or_path=name),
         device,
         precision="fp16" if pipeline.use_fp16 and device.type == "cuda" else "fp32",
         forward_process=pipeline.forward_process,
         token=token,
     )
-    added = {
+    materials = [some for some in stock.values() if some.model == name]
+    words = {
         known.concept.name: known.concept
-        for vocabulary in vocabularies.values()
-        for known in vocabulary.known.values()
+        for some in materials
+        for known in some.vocabulary.known.values()
     }
-    for concept in added.values():
+    for concept in words.values():
         model.add_concept(concept)
+    adapters: dict[str, str] = {}
+    for change in (change for some in materials for change in some.every_change):
+        if change.digest not in adapters:
+            adapters[change.digest] = distinct(name_of(change.source), adapters.values())
+            model.add_adapter(adapters[change.digest], change.adapter)
     rater = None
-    if config.scorer_name_or_path is not None:
-        scorer = load_scorer(config.scorer_name_or_path, None, device, token)
+    if scorer is not None:
         rater = Rater(scorer, read_pictures(config.scorer_img_dirs, model.size))
-    checker = load_safety_checker(pipeline.pretrained_model_name_or_path, device, token=token)
-    return Studio(config, model, vocabularies, rater, checker)
-
-
-def _arguments(config: GridConfig, scheduler: str) -> dict[str, Any]:
-    pipeline = config.pipeline
-    # What the config says is of its own scheduler; the others of a sweep have their defaults.
-    return pipeline.other_scheduler_kwargs if scheduler == pipeline.scheduler_name else {}
+    return Easel(model, adapters, rater, load_safety_checker(name, device, token=token))

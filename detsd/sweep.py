@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 from detsd.config import GridConfig
 from detsd.config.grid import BLANK, CallConfig, SweepConfig
 
+# Where an image stands among others, and what an adapter is called.
+NOT_FOLLOWED = {"cell", "adapter", "adapter_scale"}
+
 
 class Wanted(NamedTuple):
     """One image; its cell is what it shares with those that differ in their seed alone."""
@@ -23,6 +26,8 @@ class Wanted(NamedTuple):
     width: int | None
     height: int | None
     seed: int
+    adapter: str | None = None  # of a sweep over adapters
+    adapter_scale: float | None = None
 
 
 def wanted_images(config: GridConfig, slots: int) -> list[Wanted]:
@@ -62,6 +67,8 @@ def _of_a_sweep(sweep: SweepConfig, scheduler: str) -> list[Wanted]:
         "scheduler": sweep.scheduler or (scheduler,),
         "steps": sweep.steps,
         "guidance_scale": sweep.guidance_scale,
+        "adapter": sweep.adapter or (None,),
+        "adapter_scale": sweep.adapter_scale if sweep.adapter else (None,),
     }
     shared = {"width": sweep.width, "height": sweep.height}
     # A value may be there twice in two spellings, as 1 and "1".
@@ -82,11 +89,17 @@ def _filled(prompt: str, words: Sequence[str]) -> Iterator[str]:
         yield prompt.replace(BLANK, word)
 
 
-def identity(one: Wanted, concepts: Mapping[str, str], shared: Mapping[str, Any]) -> str:
+def identity(
+    one: Wanted,
+    concepts: Mapping[str, str],
+    shared: Mapping[str, Any],
+    scales: Sequence[tuple[str, float]] = (),
+) -> str:
     """Return a digest of all that the image follows from.
 
-    That is its settings, its concepts' digests, and what it shares with the others: the model.
+    That is its settings, its concepts' digests, what it shares with the others (the model), and the
+    digests and scales of the adapters that count: without any it is what it always was.
     """
-    own = {key: value for key, value in one._asdict().items() if key != "cell"}
-    text = json.dumps([own, dict(concepts), dict(shared)], sort_keys=True)
+    own = {key: value for key, value in one._asdict().items() if key not in NOT_FOLLOWED}
+    text = json.dumps([own, dict(concepts), dict(shared), *scales], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()

@@ -1,14 +1,11 @@
-"""What a grid's prompts may name: concepts, told apart where checkpoints are compared."""
+"""What prompts of a grid may name: concepts, told apart where checkpoints are compared."""
 
 import dataclasses
-import hashlib
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from detsd.concepts import Concept, ConceptError, read_concepts
-from detsd.config import GridConfig
-from detsd.fetch import fetch_checkpoint
+from detsd import fingerprint
+from detsd.concepts import Concept
 from detsd.words import named, reworded
 
 
@@ -46,42 +43,13 @@ class Vocabulary:
         return reworded(text, words)
 
 
-def read_vocabularies(config: GridConfig) -> dict[str | None, Vocabulary]:
-    """Return what prompts may name, by the checkpoint of the sweep; None is of no checkpoint."""
-    file = config.pipeline.learned_embeddings_filename
-    shared: list[Known] = []
-    for source in (*map(str, config.local_checkpoint_paths), *config.uuids):
-        for concept in _read(source, file):
-            if any(concept.name == one.name for one in shared):
-                first = next(one.source for one in shared if one.name == concept.name)
-                raise ConceptError(
-                    f"{concept.name} is in {first} and in {source}; to compare them, name both in "
-                    "sweep.checkpoint"
-                )
-            shared.append(Known(concept, concept.name, source, _digest(concept)))
-    found: dict[str | None, Vocabulary] = {None: Vocabulary(shared)}
-    for number, source in enumerate(config.sweep.checkpoint if config.sweep else ()):
-        own = [
-            Known(_numbered(concept, number), concept.name, source, digest)
-            for concept in _read(source, file)
-            for digest in [_digest(concept)]
-        ]
-        found[source] = Vocabulary([*shared, *own])
-    return found
-
-
-def _read(source: str, file: str) -> list[Concept]:
-    folder = Path(source) if Path(source).exists() else fetch_checkpoint(source)
-    return read_concepts(folder / file if (folder / file).is_file() else folder)
+def known(concepts: Iterable[Concept], source: str, number: int | None = None) -> Iterator[Known]:
+    """Yield the concepts of a checkpoint; its number tells them from those of others."""
+    for concept in concepts:
+        own = concept if number is None else _numbered(concept, number)
+        yield Known(own, concept.name, source, fingerprint.of_concept(concept))
 
 
 def _numbered(concept: Concept, number: int) -> Concept:
     bare = concept.name.removesuffix(">")
     return dataclasses.replace(concept, name=f"{bare}.{number}{concept.name[len(bare) :]}")
-
-
-def _digest(concept: Concept) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for key in sorted(concept.vectors):
-        digest.update(concept.vectors[key].numpy().tobytes())
-    return digest.hexdigest()

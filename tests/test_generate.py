@@ -125,6 +125,7 @@ def test_an_image_says_how_it_was_made(models, trained):
         "height": 16,
         "model": str(models["sd1"]),
         "concepts": ["det-logo"],
+        "adapters": {},
     }
     assert image.info["detsd"] == json.dumps(about, sort_keys=True)
     assert "flags" not in image.info

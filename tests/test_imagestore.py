@@ -15,6 +15,7 @@ from detsd.storage import StorageError
 def record(number, **more):
     settings = {"prompt": f"a <b> number {number}", "negative_prompt": "", "seed": number}
     how = {"guidance_scale": 7.5, "steps": 5, "scheduler": "pndm", "size": [8, 8], "model": "m"}
+    how["adapters"] = {}
     file = f"images/{number:06d}.png"
     return {"id": f"id{number}", "file": file, "cell": 0, **settings, **how, **more}
 

@@ -10,21 +10,21 @@ LEVELS = (
     {"reason", "kohya"},
     {
         *("", "words", "concepts", "loss", "gallery", "images", "console", "storage", "processes"),
-        *("score", "schedulers", "png", "retry", "layouts", "peftconfig", "tensorfile"),
+        *("score", "schedulers", "retry", "layouts", "peftconfig", "tensorfile"),
     },
     {"config", "preemption", "tokens", "request", "trial", "runfolder", "imagestore", "rating"}
     | {"layers"},
     {"launcher", "prompts", "text", "search", "optimization", "meter", "retention", "foldertrial"}
     | {"clustertrial", "leaderboard", "page", "sweep", "sheets", "fetch", "captioner"}
     | {"adapters"},
-    {"data", "attachment", "rank", "plan", "gather", "convert"},
-    {"model"},
+    {"data", "attachment", "checkpoints", "fingerprint", "rank", "plan", "gather", "convert"},
+    {"model", "mixing", "png", "vocabulary"},
     {"batches", "caption", "denoise", "pretrained", "rarity"},
     {"sampler", "safety", "part"},
     {"lora", "vectors", "weights", "samples", "generate", "classimages"},
-    {"methods", "vocabulary", "widgets", "prior"},
-    {"resume", "critic", "earlystop", "studio"},
-    {"run"},
+    {"methods", "materials", "widgets", "prior"},
+    {"resume", "critic", "earlystop", "jobs"},
+    {"run", "studio"},
     {"validation", "grid", "preview"},
     {"finetune", "local"},
     {"compat", "__main__"},

@@ -8,6 +8,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from detsd import denoise as denoising
 from detsd.request import Request, RequestError, Settings
 from detsd.sampler import batches, generate
+from tests.made_up import adapter
 from tests.test_model import made_up
 
 PNDM = Settings("pndm", {}, 4)
@@ -40,6 +41,13 @@ def test_requests_that_can_share_a_batch_do_and_keep_their_order():
     requests = [strong, weak, apart, strong._replace(guidance=9.0), again, weak, strong, weak]
     assert list(batches(requests, lambda _: 2)) == [[0, 3], [2, 4], [1, 5], [6], [7]]
     assert list(batches(requests, lambda _: 9)) == [[0, 3, 6], [1, 5, 7], [2, 4]]
+
+
+def test_images_with_other_adapters_are_of_another_batch():
+    mixed = [PNDM._replace(adapters=one) for one in (None, (), (("a", 1.0),), (("a", 0.5),))]
+    requests = [Request("a", 0, 2.0, settings) for settings in [*mixed, *mixed[::-1]]]
+    found = batches(requests, lambda _: 9)
+    assert list(found) == [[0, 7], [1, 6], [2, 5], [3, 4]]
 
 
 def test_an_image_depends_on_its_own_request_only(load):
@@ -100,6 +108,24 @@ def test_few_prompts_are_kept_and_the_images_are_the_same(load, monkeypatch):
     wanted = images(model, requests, 2)
     monkeypatch.setattr(denoising, "PROMPTS_KEPT", 1)
     assert np.array_equal(images(model, requests, 2), wanted)
+
+
+def test_what_is_kept_of_a_prompt_is_not_that_of_other_adapters(load, monkeypatch):
+    model = load("sd1")
+    model.add_adapter("words", adapter(model, words="self_attn"))  # of the text encoder alone
+    mixes = ((), (("words", 1.0),), (("words", 0.5),))
+    requests = [
+        Request(prompt, 0, scale, PNDM._replace(adapters=mix))
+        for prompt in ("a photo", "art")
+        for mix in mixes
+        for scale in (1.0, 5.0)
+    ]
+    alone = [images(model, [request])[0] for request in requests]
+    encoded = rows_of(model.encoders[0].module, monkeypatch)
+    together = images(model, requests, 1)
+    assert np.array_equal(together, alone)
+    assert sum(encoded) == 3 * len(mixes)  # two prompts and the empty one
+    assert len({one.tobytes() for one in together}) == len(requests)
 
 
 def test_without_guidance_nothing_is_computed_for_it(load, monkeypatch):

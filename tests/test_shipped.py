@@ -24,8 +24,8 @@ from detsd.config import (
     read,
 )
 from detsd.local import make_plan
+from detsd.materials import read_stock
 from detsd.sweep import wanted_images
-from detsd.vocabulary import read_vocabularies
 from tests.conftest import ROOT
 from tests.trials import last, run
 
@@ -134,7 +134,8 @@ def test_the_shipped_grid_is_480_images_of_a_concept_that_is_there(monkeypatch):
     assert plan.entry == ("detsd.grid", "generate_grid")
     config = read(GridConfig, plan.points[0])
     assert len(wanted_images(config, slots=2)) == 480
-    (vocabulary,) = read_vocabularies(config).values()
+    (materials,) = read_stock(config).values()
+    vocabulary = materials.vocabulary
     assert list(vocabulary.known) == ["det-logo"]
     old = read_concepts(ROOT / "demo" / "det-logo.pt")[0].vectors["clip_l"]
     assert torch.equal(old, vocabulary.known["det-logo"].concept.vectors["clip_l"])

@@ -9,7 +9,7 @@ from detsd.config.finetune import (
     TrainingConfig,
 )
 from detsd.config.grid import GridConfig
-from detsd.config.hub import hub_token, hub_variable, is_exposed
+from detsd.config.hub import hub_token, hub_variable, is_exposed, model_folder
 from detsd.config.inference import InferenceConfig
 from detsd.config.method import (
     FullConfig,
@@ -40,5 +40,6 @@ __all__ = [
     "hub_token",
     "hub_variable",
     "is_exposed",
+    "model_folder",
     "read",
 ]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from detsd.config.finetune import Beta, ModelConfig
+from detsd.config.finetune import Beta
 from detsd.config.hub import ModelName
 from detsd.config.inference import SchedulerName, ScorerName
 from detsd.config.read import Count, Extra, Integer, Listed, Number, Section, Seed
@@ -57,11 +57,6 @@ class PipelineConfig(Section):
     """No bar for each image."""
 
     @property
-    def model(self) -> ModelConfig:
-        """The model, as fine-tuning names it."""
-        return ModelConfig(pretrained_model_name_or_path=self.pretrained_model_name_or_path)
-
-    @property
     def forward_process(self) -> dict[str, Any]:
         """What the config says of the forward process, over the model's own."""
         keys = ("beta_start", "beta_end", "beta_schedule")
@@ -97,13 +92,18 @@ class SweepConfig(Section):
     concept: Annotated[tuple[Text, ...], Listed] = ()
     """Words for the `{concept}` of prompts: concepts, or plain words to compare them with."""
     checkpoint: Annotated[tuple[Text, ...], Listed] = ()
-    """Checkpoints (UUIDs, folders, files) whose concepts have the same names, to compare them."""
+    """Checkpoints (UUIDs, folders, files) to compare: each one's concepts, under the same names,
+    its adapter, or its whole model."""
     scheduler: Annotated[tuple[SchedulerName, ...], Listed] = ()
     """How the noise is removed; `pipeline.scheduler_name` when absent."""
     steps: Annotated[tuple[Steps, ...], Listed, Field(min_length=1)] = (50,)
     """Denoising steps an image."""
     guidance_scale: Annotated[tuple[Guidance, ...], Listed, Field(min_length=1)] = (7.5,)
     """How strongly the prompt is followed; 1 and less is without guidance."""
+    adapter: Annotated[tuple[Text, ...], Listed] = ()
+    """Adapters (UUIDs, folders, files) to compare, each with the concepts of its checkpoint."""
+    adapter_scale: Annotated[tuple[Number, ...], Listed, Field(min_length=1)] = (0.0, 1.0)
+    """How much the adapter counts; 0 is the same image without it."""
     seed: Annotated[tuple[Seed, ...], BeforeValidator(_as_seeds), Field(min_length=1)] = (
         2147483647,
     )
@@ -122,6 +122,8 @@ class SweepConfig(Section):
             yield "concept", f"words for the {BLANK} of {blanks[0]!r} are wanted"
         if raw.get("concept") and not blanks:
             yield "concept", f"no prompt has a {BLANK} for them"
+        if raw.get("adapter_scale") is not None and not raw.get("adapter"):
+            yield "adapter_scale", "an adapter is wanted with it"
         for axis in cls.model_fields:
             values = [] if isinstance(raw.get(axis), Mapping) else _listed(raw.get(axis))
             for value, count in Counter(map(repr, values)).items():
@@ -149,9 +151,10 @@ class GridConfig(Section):
     main_process_generator_seed: Seed = 2147483647
     """Image j of a point has this seed + j."""
     uuids: Annotated[tuple[str, ...], Listed] = ()
-    """Determined checkpoints with concepts."""
+    """Determined checkpoints: their concepts, their adapters, or a whole model instead of the
+    pipeline's."""
     local_checkpoint_paths: Annotated[tuple[Path, ...], Listed] = ()
-    """Checkpoint folders, or files, with concepts."""
+    """The same from checkpoint folders, or files."""
     scorer_name_or_path: ScorerName | None = None
     """A CLIP model, folder or hub id, that scores every image."""
     scorer_img_dirs: Annotated[tuple[Path, ...], Listed] = ()

@@ -59,9 +59,18 @@ def folder_or_hub_id(name: str) -> str:
     return str(folder) if folder.is_dir() else name
 
 
+def model_folder(folder: Path) -> Path | None:
+    """Return where the model lies in a folder, which may be a checkpoint's; None if there is none.
+
+    Diffusers' layout has a folder for each part, and the UNet is what no model is without.
+    """
+    places = (folder, folder / "export")
+    return next((place for place in places if (place / "unet").is_dir()), None)
+
+
 def _model(name: str) -> str:
     name = folder_or_hub_id(name)
-    if Path(name).is_dir() and not (Path(name) / "unet").is_dir():
+    if Path(name).is_dir() and not model_folder(Path(name)):
         raise ValueError("the folder holds no model in diffusers' layout (no unet/ in it)")
     return name
 

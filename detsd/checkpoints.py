@@ -1,0 +1,102 @@
+"""What a checkpoint has for others: concepts, an adapter beside them or alone, or a whole model."""
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import nn
+
+from detsd.adapters import SUFFIX, Adapter, AdapterError, read_adapter
+from detsd.concepts import ADAPTER_FILE, Concept, ConceptError, concept_files, read_concepts
+from detsd.config import model_folder
+from detsd.fetch import UUID, fetch_checkpoint
+
+# Of a path's parts, those that do not say what lies there.
+_EVERYWHERE = {"..", "runs", "checkpoints", "export", Path(ADAPTER_FILE).stem}
+_OF_A_RUN = re.compile(r"(step|checkpoint)[-_]?\d+", re.IGNORECASE)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that holds something else than what is wanted of it."""
+
+
+class Export(NamedTuple):
+    """What was learnt, read; of a model its folder only."""
+
+    concepts: tuple[Concept, ...] = ()
+    adapter: Adapter | None = None
+    model: Path | None = None
+
+
+def find_checkpoint(source: str | Path) -> Path:
+    """Return the file or folder of that name, or the Determined checkpoint's folder, fetched."""
+    path = Path(source).expanduser()
+    return path if path.exists() else fetch_checkpoint(str(source))
+
+
+def read_export(source: str | Path, concepts_file: str = "") -> Export:
+    """Return what a file or a checkpoint holds, concepts from `concepts_file` if that is there."""
+    path = find_checkpoint(source)
+    if path.is_file():
+        return _read_file(path)
+    if model := model_folder(path):
+        return Export(model=model)
+    folder = path / "export" if (path / "export").is_dir() else path
+    named = [place / concepts_file for place in (path, folder) if concepts_file]
+    file = next((one for one in named if one.is_file()), None)
+    adapter = read_adapter(folder) if (folder / ADAPTER_FILE).is_file() else None
+    if adapter and not file and not concept_files(folder):
+        return Export(adapter=adapter)
+    return Export(tuple(read_concepts(file or path)), adapter)
+
+
+def find_model(name: str) -> str:
+    """Return the folder of a model that is a checkpoint's; the name of any other as it is."""
+    path = Path(name)
+    if UUID.fullmatch(name) and not path.exists():
+        path = fetch_checkpoint(name)
+        if not model_folder(path):
+            raise CheckpointError(
+                f"checkpoint {name} holds no whole model: name the one that it was trained on, and "
+                "this as its adapter or concept"
+            )
+    return str(model_folder(path) or name)
+
+
+def name_of(source: str | Path) -> str:
+    """Return what a person calls it: a file's stem, a run and its step, the start of a UUID."""
+    path = Path(source).expanduser().absolute()
+    parts = [*path.parts[1:-1], path.name.removesuffix(SUFFIX)]
+    told = [part for part in parts if part not in _EVERYWHERE] or parts
+    name = told[-1]
+    if UUID.fullmatch(name):
+        name = name.partition("-")[0]
+    elif _OF_A_RUN.fullmatch(name):
+        name = "-".join(told[-2:])
+    # A module keeps its adapters by name, and torch refuses dots there, and names of its own.
+    name = name.replace(".", "-")
+    return f"{name}-adapter" if hasattr(nn.ModuleDict, name) else name
+
+
+def distinct(name: str, taken: Collection[str]) -> str:
+    """Return the name, or the first of it with a number behind that is not taken."""
+    number, one = 1, name
+    while one in taken:
+        number += 1
+        one = f"{name}-{number}"
+    return one
+
+
+def _read_file(path: Path) -> Export:
+    if path.suffix != SUFFIX:
+        return Export(tuple(read_concepts(path)))
+    try:
+        return Export(adapter=read_adapter(path))
+    except AdapterError as error:
+        first = error
+    try:
+        return Export(tuple(read_concepts(path)))
+    except ConceptError as error:
+        said = str(error).removeprefix(f"{path}: ")
+        raise CheckpointError(f"{first}; nor is it a concept: {said}") from None

@@ -1,0 +1,45 @@
+"""What tells one thing that was learnt from another: a digest of what is in it, not of its name."""
+
+import hashlib
+from pathlib import Path
+
+from detsd.adapters import Adapter
+from detsd.concepts import Concept
+
+PIECE = 65_536  # bytes
+PIECES = 16  # of a file
+
+
+def of_concept(concept: Concept) -> str:
+    """Return a digest of the vectors."""
+    digest = hashlib.blake2b(digest_size=8)
+    for key in sorted(concept.vectors):
+        digest.update(concept.vectors[key].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def of_adapter(adapter: Adapter) -> str:
+    """Return a digest of the layers, whatever file they came in."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(adapter.layers):
+        down, up, alpha, magnitude = adapter.layers[name]
+        digest.update(f"{name} {tuple(down.shape)} {tuple(up.shape)} {alpha}".encode())
+        for factor in (down, up, magnitude):
+            if factor is not None:
+                digest.update(factor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def of_model(folder: Path) -> str:
+    """Return a digest of pieces of each file: training moves all weights, and these are many."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            size = path.stat().st_size
+            digest.update(f"{path.relative_to(folder)} {size}".encode())
+            step = max(PIECE, size // PIECES)
+            with path.open("rb") as file:
+                for start in range(0, size, step):
+                    file.seek(start)
+                    digest.update(file.read(PIECE))
+    return digest.hexdigest()
