@@ -10,10 +10,10 @@ import yaml
 from PIL import Image
 
 from detsd import gallery, score, words
-from detsd.concepts import read_concepts
+from detsd.checkpoints import read_export
 from detsd.config import FinetuneConfig, read
 from detsd.console import hush_loading
-from detsd.critic import pictures_of
+from detsd.critic import drift, pictures_of
 from detsd.data import read_examples
 from detsd.generate import Pipeline, load_pipeline
 
@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 def main() -> None:
-    """Compare a run's concept with the words that it started from, and with real pictures."""
+    """Compare what a run has learnt with plain words, and with real pictures."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("run", type=Path, help="the folder of a finished run of one concept")
     run: Path = parser.parse_args().run
@@ -37,23 +37,30 @@ def main() -> None:
     experiment = yaml.safe_load((run / "config.yaml").read_text())
     config = read(FinetuneConfig, experiment["hyperparameters"])
     checkpoint = sorted((run / "checkpoints").glob("step-*"))[-1]
-    (concept,) = read_concepts(checkpoint / "export")
-    pipeline = load_pipeline(config.model.pretrained_model_name_or_path, concepts=[concept])
-    plain = [
-        words.reworded(prompt, {word.name: word.initializer for word in config.concepts.words})
-        for prompt in config.inference.prompts
-    ]
+    untaught, taught = open_pipelines(config, checkpoint)
+    plain = [words.reworded(prompt, config.plain_words) for prompt in config.inference.prompts]
     examples = read_examples(config.concepts)
-    real = pictures_of(concept.name, config.concepts, examples, pipeline.model.size)
+    (word,) = config.concepts.words
+    real = pictures_of(word.name, config.concepts, examples, taught.model.size)
     print(f"drawing {2 * SEEDS * len(plain)} images: {len(plain)} prompts, before and after")
-    before = draw(pipeline, plain, config)
-    after = draw(pipeline, config.inference.prompts, config)
+    before = draw(untaught, plain, config)
+    after = draw(taught, config.inference.prompts, config)
     sheet = run / "before-and-after.png"
     show(real, before, after, config.inference.prompts).save(sheet)
     print_table(rate(config, plain, before, after, real))
+    if config.changes_model:
+        print_drift(config, before, draw(taught, plain, config))
     print(f"\nthe pictures     {sheet}")
-    print(f"the concept      {checkpoint / 'export' / f'{concept.name}.safetensors'}")
+    print(f"what was learnt  {checkpoint / 'export'}")
     print(f"the whole course tensorboard --logdir {run / 'tensorboard'}")
+
+
+def open_pipelines(config: FinetuneConfig, checkpoint: Path) -> tuple[Pipeline, Pipeline]:
+    """The model as it was, and as the checkpoint has made it."""
+    base, export = config.model.pretrained_model_name_or_path, read_export(checkpoint)
+    adapters = [checkpoint] if export.adapter else []
+    taught = load_pipeline(export.model or base, concepts=export.concepts, adapters=adapters)
+    return load_pipeline(base), taught
 
 
 def draw(
@@ -115,6 +122,21 @@ def print_table(rows: Sequence[Row]) -> None:
     kept = learnt["prompt_adherence"] / floor["prompt_adherence"]
     print(f"\nfidelity has come {closed:.0%} of the way from the words to real pictures")
     print(f"prompt adherence is {kept:.0%} of what the words score")
+
+
+def print_drift(
+    config: FinetuneConfig,
+    before: Sequence[Sequence[Image.Image]],
+    after: Sequence[Sequence[Image.Image]],
+) -> None:
+    """How far pictures of the plain words, with the same seeds, have come from what they were."""
+    assert config.inference.scorer_name_or_path is not None
+    scorer = score.load_scorer(config.inference.scorer_name_or_path, None, torch.device("cpu"))
+    seen = [
+        {str(place): scorer.see(images).clip for place, images in enumerate(drawn)}
+        for drawn in (before, after)
+    ]
+    print(f"without the word, pictures have drifted by {drift(*seen):.3f}")
 
 
 def show(
