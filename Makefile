@@ -1,8 +1,8 @@
 # make demo     set up, then teach the small model that comes along a new word, and show it
 #               of your own pictures: make demo PICTURES=folder, and if you know words for them
 #               in its small world: WORDS='a green star'
-# make test     set up, then pass the tests
-# make check    format, lint, types, tests
+# make test     set up, then pass the tests, but for those that take minutes of processes
+# make check    format, lint, types, all tests
 # make chaos    trouble for trials on a stand-in cluster: MINUTES=30, SEED=any
 # make logos    draw the demo's pictures again; make world: a sheet of what its model knows
 # make install  only set up: .venv/ with the tested versions
@@ -34,7 +34,7 @@ demo: install
 	$(BIN)/python -m demo.compare '$(RUN)'
 
 test: install
-	$(PYTEST)
+	$(PYTEST) -m 'not slow and not gpu and not hub'
 
 check: install
 	$(BIN)/ruff format --check

@@ -13,14 +13,17 @@ logging.getLogger("transformers.utils.import_utils").addFilter(
 
 # Diffusers takes seconds to import; a typo in a YAML should not wait for it.
 _HOMES = {
+    "Adapter": "adapters",
     "Concept": "concepts",
     "DetSDTextualInversionPipeline": "compat",
     "DetSDTextualInversionTrainer": "compat",
     "Pipeline": "generate",
     "load_pipeline": "generate",
     "panel": "widgets",
+    "read_adapter": "adapters",
     "read_concepts": "concepts",
     "sheet": "gallery",
+    "write_adapter": "adapters",
     "write_concepts": "concepts",
 }
 __all__ = ["__version__", *sorted(_HOMES)]

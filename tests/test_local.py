@@ -169,6 +169,7 @@ def test_a_second_run_in_a_folder_is_refused_and_a_second_interrupt_is_obeyed_at
     assert not ranks_of(cli.folder / "out")
 
 
+@pytest.mark.slow
 def test_a_grid_runs_every_point_and_keeps_what_the_rules_say(cli, experiment):
     experiment["searcher"] = {"name": "grid", "metric": "loss"}
     experiment["checkpoint_storage"] = {"save_trial_best": 0, "save_trial_latest": 1}

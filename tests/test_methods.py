@@ -5,12 +5,16 @@ import logging
 import multiprocessing
 import os
 
+import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 
+from detsd.adapters import read_adapter
 from detsd.config import ConfigError, FinetuneConfig, ModelConfig, read
 from detsd.pretrained import load_model
+from detsd.sampler import Request, Settings, build_scheduler, generate
 from tests.conftest import read_lines
 from tests.trials import last, run
 
@@ -372,3 +376,39 @@ def test_a_block_alone_can_be_the_target(tmp_path, make):
     assert tensors
     assert all(name.startswith("unet.up_blocks.0.") and "attn2" in name for name in tensors)
     assert {min(value.shape) for value in tensors.values()} == {2}
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"), [("sd1", LORA), ("sd2", EVERYTHING), ("sdxl", EVERYTHING)]
+)
+def test_plain_diffusers_draws_the_same_with_what_was_learnt(tmp_path, make, models, family, kind):
+    method = {**kind, "dropout": 0.0}
+    method.pop("vectors_learning_rate", None)
+    export = last(run(tmp_path, make(method, family=family))) / "export"
+    plain = DiffusionPipeline.from_pretrained(models[family], safety_checker=None)
+    plain.load_lora_weights(export)
+    ours = load_model(
+        ModelConfig(pretrained_model_name_or_path=str(models[family])), torch.device("cpu")
+    )
+    ours.add_adapter("learnt", read_adapter(export))
+    settings = Settings("ddim", {}, 3)
+    request = Request("a photo of a fbernuy logo", 5, 7.5, settings)
+    [(_, image)] = generate(ours, [request])
+    plain.scheduler = build_scheduler(ours, settings)
+    plain.set_progress_bar_config(disable=True)
+    theirs = plain(
+        request.prompt,
+        num_inference_steps=3,
+        guidance_scale=7.5,
+        generator=torch.Generator().manual_seed(5),
+    ).images[0]
+    plain.unload_lora_weights()
+    without = plain(
+        request.prompt,
+        num_inference_steps=3,
+        guidance_scale=7.5,
+        generator=torch.Generator().manual_seed(5),
+    ).images[0]
+    image, theirs, without = (np.asarray(one).astype(int) for one in (image, theirs, without))
+    assert abs(image - theirs).max() <= 1
+    assert abs(image - without).max() > 1

@@ -2,10 +2,12 @@
 
 import nbclient
 import nbformat
+import pytest
 from nbclient.exceptions import CellTimeoutError
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow
 PRESSED = """
 panel = detsd.panel(pipeline, prompt="a photo of a {concept}", guidance=guidance, steps=2)
 panel.seed.value = 7

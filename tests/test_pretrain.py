@@ -15,6 +15,7 @@ from demo.pretrain import BESIDE
 from demo.training import Plan, train
 from detsd.generate import load_pipeline
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 MIB = 2**20
 

@@ -25,6 +25,8 @@ from tests.cluster.s3 import BUCKET, S3Server, provide_s3, provide_server  # noq
 from tests.conftest import ROOT
 from tests.trials import changed
 
+pytestmark = pytest.mark.slow
+
 
 def port(url: str) -> int:
     found = urlsplit(url).port
