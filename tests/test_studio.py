@@ -178,16 +178,10 @@ def test_uuids_of_adapters_and_whole_models_are_for_all_images(here, grid, monke
 
 
 def test_a_stopped_grid_goes_on_and_two_processes_draw_the_same(here, grid):
-    hparams = grid(
-        prompt=[WORDS, "a painting"],
-        checkpoint=["pivotal", "whole"],
-        adapter=["style"],
-        adapter_scale=[0, 1],
-    )
+    hparams = grid(checkpoint=["pivotal", "whole"], adapter=["style"])
     straight = drawn(run(here / "straight", hparams, generate_grid))
-    assert len(straight) == 16
-    folder = run(here / "stopped", hparams, generate_grid, stop_at=6)
-    assert 6 <= len(drawn(folder)) < 16
+    folder = run(here / "stopped", hparams, generate_grid, stop_at=3)
+    assert 3 <= len(drawn(folder)) < len(straight) == 8
     kept = {record["file"] for record, _ in drawn(folder).values()}
     resumed = drawn(run(folder, hparams, generate_grid))
     assert kept <= {record["file"] for record, _ in resumed.values()}
