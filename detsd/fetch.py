@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -46,6 +47,8 @@ def _download(uuid: str, folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder.parent) as part:
             whole = Path(part) / uuid
             client.get_checkpoint(uuid).download(str(whole))
+            # What only its own run goes on from is most of a large one.
+            shutil.rmtree(whole / "resume", ignore_errors=True)
             try:
                 whole.replace(folder)
             except OSError:  # another process was faster

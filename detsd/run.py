@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from detsd.batches import Batches, ClassSamples
-from detsd.concepts import Concept, ConceptError, read_concepts
+from detsd.checkpoints import read_export
+from detsd.concepts import Concept, ConceptError
 from detsd.config import ConfigError, FinetuneConfig, TrainingConfig, Word, hub_token
 from detsd.critic import Critic, open_critic
 from detsd.data import Example, cache_latents
@@ -134,9 +135,10 @@ def starting_concepts(
     initial = [model.text.initial_concept(*word) for word in words]
     if not words or checkpoint is None or checkpoint.own:
         return initial
-    found = {concept.name: concept for concept in read_concepts(checkpoint.path)}
+    found = {concept.name: concept for concept in read_export(checkpoint.path).concepts}
     if not found.keys() & {word.name for word in words}:
-        log.warning("none of %s, in the checkpoint, is learnt here", ", ".join(found))
+        there = ", ".join(found) or "no words"
+        log.warning("the checkpoint has %s: each that is learnt here starts anew", there)
     return [
         _warm(concept, found[concept.name]) if concept.name in found else concept
         for concept in initial

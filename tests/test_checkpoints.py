@@ -147,7 +147,8 @@ def test_processes_that_want_the_same_checkpoint_download_it_once(tmp_path, monk
         def download(self, path):
             downloads.append(path)
             time.sleep(0.2)
-            Path(path).mkdir()
+            for part in ("export", "resume"):
+                (Path(path) / part).mkdir(parents=True)
 
     monkeypatch.setattr(client, "get_checkpoint", lambda uuid: Slow())
     wanted = [threading.Thread(target=fetch.fetch_checkpoint, args=[UUID]) for _ in range(3)]
@@ -155,4 +156,5 @@ def test_processes_that_want_the_same_checkpoint_download_it_once(tmp_path, monk
         thread.start()
     for thread in wanted:
         thread.join()
-    assert len(downloads) == 1 and fetch.fetch_checkpoint(UUID).is_dir()
+    assert len(downloads) == 1
+    assert [path.name for path in fetch.fetch_checkpoint(UUID).iterdir()] == ["export"]

@@ -281,6 +281,16 @@ def test_another_trials_export_is_where_a_run_starts(tmp_path, make):
         assert all(same_values)
 
 
+def test_words_that_another_trials_export_lacks_start_anew(tmp_path, make, caplog):
+    first = run(tmp_path / "lora", make(LORA))
+    still = make(LORA | {"vectors_learning_rate": 0}, learning_rate=0, num_sgd_steps=2)
+    second = run(tmp_path / "pivotal", still, warm_start=last(first))
+    assert "the checkpoint has no words: each that is learnt here starts anew" in caplog.text
+    before, after = learnt(first), learnt(second)
+    assert before.keys() < after.keys()
+    assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in before)
+
+
 def test_a_common_word_is_warned_of(tmp_path, make, caplog):
     run(tmp_path / "rare", make(LORA, num_sgd_steps=2))
     assert "common word" not in caplog.text

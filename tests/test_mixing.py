@@ -9,7 +9,7 @@ import torch
 from PIL import ImageChops
 
 import detsd
-from detsd import console
+from detsd import console, samples
 from detsd.adapters import FILE, AdapterError, write_adapter
 from detsd.checkpoints import CheckpointError
 from detsd.concepts import ConceptError, read_concepts, write_concepts
@@ -17,7 +17,9 @@ from detsd.mixing import chosen, find_adapters
 from detsd.request import RequestError, Settings
 from detsd.sampler import Request
 from tests.made_up import adapter, merge
+from tests.test_methods import EVERYTHING, FULL
 from tests.test_model import made_up
+from tests.trials import last, run
 
 UUID = "0f5bd5a2-7c1c-4a57-9d0e-2f6f3a1b6c55"
 ASKED = {"seed": 3, "steps": 3, "guidance": 5.0}
@@ -206,3 +208,26 @@ def test_the_earlier_class_takes_checkpoints_of_every_kind(models, pivotal, base
     assert np.abs(drawn(load(tmp_path / "whole", pivotal)) - drawn(earlier)).max() <= 1
     with pytest.raises(CheckpointError, match="whole: holds a whole model: it is a pretrained_mod"):
         load(models["sd1"], tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("family", "method"), [("sdxl", EVERYTHING), ("sd1", FULL)])
+def test_what_a_run_has_learnt_is_drawn_as_the_run_itself_draws_it(
+    models, hparams, tmp_path, monkeypatch, family, method
+):
+    prompt = "a photo of a det-logo"
+    hparams["model"]["pretrained_model_name_or_path"] = str(models[family])
+    hparams["training"] |= {"num_sgd_steps": 2, "learning_rate": 1e-2}
+    hparams["inference"] = {"inference_prompts": prompt, "num_inference_steps": 2}
+    shown = {}
+    monkeypatch.setattr(
+        samples, "sheet", lambda images, _, title: shown.update({title: images}) or images[0]
+    )
+    checkpoint = last(run(tmp_path / "run", {**hparams, "method": method}))
+    is_whole = method["kind"] == "full"
+    pipeline = detsd.load_pipeline(
+        checkpoint if is_whole else models[family], adapters=[] if is_whole else checkpoint
+    )
+    images = pipeline(prompt, seed=2147483647, count=2, steps=2)
+    for image, wanted in zip(images, shown[f"step 2: {prompt}"], strict=True):
+        assert np.abs(levels(image) - levels(wanted)).max() <= 1
+    assert not same(images[0], shown[f"step 0: {prompt}"][0])

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import tomllib
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -154,25 +155,34 @@ def test_the_template_is_shipped_with_the_package():
     assert TEMPLATE.name in settings["tool"]["setuptools"]["package-data"]["detsd"]
 
 
-def test_a_browser_shows_prompts_as_text_and_copies_what_makes_the_image_again(tmp_path):
+@contextmanager
+def browser_on(folder, records):
+    """A page of a browser that shows the records, in which nothing goes wrong."""
     playwright = pytest.importorskip("playwright.sync_api")
     chromium = shutil.which("chromium") or pytest.skip("no chromium")
-    records = [record(n, prompt=p, negative_prompt=p[::-1]) for n, p in enumerate(NASTY)]
-    index(tmp_path, records)
-    url = write_page(tmp_path, "").as_uri()
+    index(folder, records)
     with playwright.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page()
         problems = []
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("dialog", lambda dialog: problems.append(dialog.message) or dialog.dismiss())
-        page.goto(url)
-        copies = page.evaluate("records.map((record) => [asYaml(record), asPython(record)])")
+        page.goto(write_page(folder, "").as_uri())
+        yield page
+        browser.close()
+    assert not problems
+
+
+COPIES = "records.map((record) => [asYaml(record), asPython(record)])"
+
+
+def test_a_browser_shows_prompts_as_text_and_copies_what_makes_the_image_again(tmp_path):
+    records = [record(n, prompt=p, negative_prompt=p[::-1]) for n, p in enumerate(NASTY)]
+    with browser_on(tmp_path, records) as page:
+        copies = page.evaluate(COPIES)
         page.fill("#search", "SCRIPT alert")
         assert page.inner_text("#count") == "1 of 4 images"
         assert NASTY[0] in page.inner_text("#table")
-        browser.close()
-    assert not problems
     functions = (load_pipeline, Pipeline.__call__)
     known = {name for function in functions for name in inspect.signature(function).parameters}
     for (as_yaml, as_python), one in zip(copies, records, strict=True):
@@ -189,3 +199,56 @@ def test_a_browser_shows_prompts_as_text_and_copies_what_makes_the_image_again(t
         texts = {one[key] for key in ("prompt", "negative_prompt", "seed")}
         assert texts | set(one["checkpoints"]) | {"steps_offset", False} <= values
         assert {node.arg for node in nodes if isinstance(node, ast.keyword)} <= known
+
+
+def test_a_browser_compares_images_with_and_without_an_adapter(tmp_path):
+    plain = {"checkpoints": [], "adapter": None, "adapter_scale": None, "adapters": {}}
+    style = {"adapter": "style", "adapter_scale": 0.5, "adapters": {"style": 0.5}}
+    whole = {"adapter": "style", "adapter_scale": 1, "adapters": {"style": 1}}
+    records = [record(n, **{**plain, **more}) for n, more in enumerate([whole, {}, style])]
+    del records[1]["adapters"], records[1]["adapter"], records[1]["adapter_scale"]  # an old one
+    with browser_on(tmp_path, records) as page:
+        heads = page.locator("[role=columnheader]").all_inner_texts()
+        assert [head.strip() for head in heads] == ["\u2014", "0.5", "1"]
+        assert page.evaluate("defaultColumns()") == "adapter_scale"
+        page.select_option("#columns", "adapter")
+        heads = page.locator("[role=columnheader]").all_inner_texts()
+        assert [head.strip() for head in heads] == ["\u2014", "style"]
+
+
+def test_a_browser_copies_what_an_image_was_made_with(tmp_path):
+    uuid = "8f14e45f-ceea-467f-a0e6-2b2b1c2d3e4f"
+    swept = {"adapter": "style", "adapter_scale": 0.5, "adapters": {"style": 0.5}}
+    cases = [
+        (swept | {"checkpoints": ["word"]}, ["word"], ["style"], (0.5,)),
+        ({"checkpoints": [uuid, "word"], "adapters": {uuid: 1}}, [uuid, "word"], [], (0.0, 1.0)),
+        # Only a word of the adapter's checkpoint is in the prompt.
+        ({"checkpoints": [], "adapters": {"pivotal": 0}}, [], ["pivotal"], (0.0,)),
+        ({"checkpoints": ["whole"], "model": "whole", "adapters": {}}, ["whole"], [], (0.0, 1.0)),
+    ]
+    calls = [
+        {"concepts": ["word"], "adapters": [("style", 0.5)]},
+        {"concepts": ["word"], "adapters": [(uuid, 1)]},
+        {"adapters": [("pivotal", 0)]},
+        {},
+    ]
+    records = [record(n, **changes) for n, (changes, *_) in enumerate(cases)]
+    with browser_on(tmp_path, records) as page:
+        copies = page.evaluate(COPIES)
+    for (as_yaml, as_python), (_, checkpoints, adapters, scales), call, one in zip(
+        copies, cases, calls, records, strict=True
+    ):
+        raw = yaml.safe_load(as_yaml)["hyperparameters"]
+        paths = raw.pop("local_checkpoint_paths", [])  # they are not here
+        config = read(GridConfig, raw)
+        assert [*config.uuids, *paths] == checkpoints
+        assert (list(config.sweep.adapter), config.sweep.adapter_scale) == (adapters, scales)
+        assert config.pipeline.pretrained_model_name_or_path == one["model"]
+        loading = next(
+            node
+            for node in ast.walk(ast.parse(as_python))
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "load_pipeline"
+        )
+        keywords = {node.arg: ast.literal_eval(node.value) for node in loading.keywords}
+        assert keywords == call
+        assert ast.literal_eval(loading.args[0]) == one["model"]
