@@ -103,7 +103,8 @@ def _materials(
     return Materials(
         *(whole[0] if whole else (model, "")),
         vocabulary=Vocabulary([word for one in [*sources, *drawn] for word in one.words]),
-        changes=tuple(one.change for one in sources if one.change),
+        # One that is named twice is there once.
+        changes=tuple({one.change.digest: one.change for one in sources if one.change}.values()),
         swept=drawn[0].change if drawn else None,
     )
 
