@@ -41,9 +41,14 @@ def inject(
         }
         if not places:
             continue
+        kinds = {(ranks[layer], alphas[layer]) for layer in places}
+        rank, alpha = next(iter(kinds))
+        one_kind = len(kinds) == 1  # peft looks each layer up in the patterns, which takes long
         config = peft.LoraConfig(
-            rank_pattern={place: ranks[layer] for layer, place in places.items()},
-            alpha_pattern={place: alphas[layer] for layer, place in places.items()},
+            r=rank,
+            lora_alpha=alpha,
+            rank_pattern={} if one_kind else {places[layer]: ranks[layer] for layer in places},
+            alpha_pattern={} if one_kind else {places[layer]: alphas[layer] for layer in places},
             target_modules=list(places.values()),
             use_dora=dora,
             lora_dropout=dropout,
@@ -63,7 +68,7 @@ def inject(
 
 def attach(modules: Modules, name: str, adapter: Adapter) -> None:
     """Put the adapter into the modules under a name, with a weight of 1."""
-    _check(modules, name, adapter)
+    check(modules, name, adapter)
     ranks = {layer: len(factors.down) for layer, factors in adapter.layers.items()}
     alphas = {layer: factors.alpha for layer, factors in adapter.layers.items()}
     dora = any(factors.magnitude is not None for factors in adapter.layers.values())
@@ -135,7 +140,7 @@ def _layers(modules: Modules) -> Iterator[Any]:
         yield from (one for one in module.modules() if isinstance(one, LoraLayer))
 
 
-def _check(modules: Modules, name: str, adapter: Adapter) -> None:
+def check(modules: Modules, name: str, adapter: Adapter) -> None:
     """Refuse an adapter that was made for another model, before anything is changed."""
     unknown, misshapen = [], []
     for layer, factors in adapter.layers.items():

@@ -114,11 +114,17 @@ class Batches:
     def _samples(self, step: int, places: range) -> Iterator[Sample]:
         """Yield the sample of each place, and after it the one of the class, if there is any."""
         indices = indices_at(step, self.batch_size, len(self.examples), self._seed)
+        of_class: list[int] = []
+        if self.prior is not None and self.prior.latents is not None:
+            count = len(self.prior.latents.mean)
+            of_class = indices_at(step, self.batch_size, count, self._seed, "prior order")
         for place in places:
             sample = self._draw(step, place, indices[place])
             yield sample
-            if self.prior is not None:
-                yield self._draw_class(self.prior, step, place, sample)
+            if self.prior is not None and not of_class:
+                yield self._by_class(self.prior, sample)
+            elif self.prior is not None:
+                yield self._draw_class(self.prior, step, place, of_class[place])
 
     def _draw(self, step: int, place: int, index: int) -> Sample:
         slot = step * self.batch_size + place
@@ -133,18 +139,20 @@ class Batches:
             example.weight / self.batch_size,
         )
 
-    def _draw_class(self, prior: ClassSamples, step: int, place: int, own: Sample) -> Sample:
+    def _by_class(self, prior: ClassSamples, own: Sample) -> Sample:
+        """Return the very same noisy latent, by the name of its class."""
         weight = prior.weight / self.batch_size
-        if prior.latents is None:  # the very same noisy latent, by the name of its class
-            return own._replace(caption=prior.prompt, weight=weight, of_class=True)
-        count, slot = len(prior.latents.mean), step * self.batch_size + place
-        index = indices_at(step, self.batch_size, count, self._seed, "prior order")[place]
+        return own._replace(caption=prior.prompt, weight=weight, of_class=True)
+
+    def _draw_class(self, prior: ClassSamples, step: int, place: int, index: int) -> Sample:
+        assert prior.latents is not None
+        slot = step * self.batch_size + place
         return Sample(
             *self._noisy(prior.latents, (index, 0), slot, "prior "),
             self._timestep(slot, "prior timestep"),
             prior.prompt,
             prior.latents.origins[index, 0],
-            weight,
+            prior.weight / self.batch_size,
             of_class=True,
         )
 

@@ -4,10 +4,11 @@ import hashlib
 import io
 import json
 import logging
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from PIL import Image
 from tqdm.auto import tqdm
@@ -15,8 +16,10 @@ from tqdm.auto import tqdm
 from detsd import console
 from detsd.config import ConfigError, PriorConfig
 from detsd.data import usable_pictures
+from detsd.images import ImageError, read_image
 from detsd.model import StableDiffusion
-from detsd.sampler import Request, Settings, generate
+from detsd.sampler import Request, Settings, generate, size_unit
+from detsd.storage import flush
 from detsd.trial import Trial
 
 log = logging.getLogger(__name__)
@@ -51,10 +54,13 @@ def made_pictures(
 
     `follows` is all that they follow from; what another run has made of the same is not made again.
     """
+    if size % size_unit(model):
+        wanted = f"a multiple of {size_unit(model)} is wanted where pictures of the class are made"
+        raise ConfigError([f"concepts.img_size: {wanted}, found {size}"])
     folder = (prior.cache_dir or Path.home() / CACHE).expanduser() / digest(follows)
     paths = [folder / f"{number:05d}.png" for number in range(prior.num_class_images)]
     blocks = [range(len(paths))[start : start + BLOCK] for start in range(0, len(paths), BLOCK)]
-    there = trial.ask(lambda: {number for number, path in enumerate(paths) if path.is_file()})
+    there = trial.ask(lambda: {number for number, path in enumerate(paths) if _is_whole(path)})
     missing = [block for block in blocks if not there.issuperset(block)]
     if missing:
         count = len(paths) - len(there)
@@ -100,14 +106,19 @@ def _make(
                     bar.update()
 
 
-def _open_folder(folder: Path, follows: Mapping[str, Any]) -> None:
+def _is_whole(path: Path) -> bool:
     try:
+        read_image(path)
+    except ImageError:
+        return False
+    return True
+
+
+def _open_folder(folder: Path, follows: Mapping[str, Any]) -> None:
+    with _held(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ABOUT).write_text(json.dumps(follows, indent=2, sort_keys=True) + "\n")
-    except OSError as error:
-        raise ConfigError(
-            [f"prior.cache_dir: {folder} cannot hold pictures of the class ({error.strerror})"]
-        ) from None
+    # For a person who wonders what these pictures are.
+    _write(folder / ABOUT, json.dumps(follows, indent=2, sort_keys=True).encode())
 
 
 def _png(image: Image.Image) -> bytes:
@@ -116,8 +127,23 @@ def _png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _write(path: Path, png: bytes) -> None:
-    # Another run may be making the very same picture.
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_bytes(png)
-    part.replace(path)
+def _write(path: Path, content: bytes) -> None:
+    # Another run, on another machine even, may be making the very same one.
+    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    with _held(path.parent):
+        try:
+            part.write_bytes(content)
+            flush(part)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            [f"prior.cache_dir: {folder} cannot hold pictures of the class ({error.strerror})"]
+        ) from None

@@ -157,9 +157,10 @@ def open_critic(
         }
     now = _basis(config, examples)
     state = noted.get("references", {})
-    before = (state.get("before") or {}) if config.changes_model else None
-    if noted and before == {}:
-        log.warning("drift is measured from this checkpoint on: nothing was drawn before it")
+    same = bool(state) and noted["basis"] == now
+    before = (state.get("before") if same else None) or {}
+    if noted and config.changes_model and not before:
+        log.warning("drift is measured from this checkpoint on: nothing was drawn so before it")
     if state and noted["basis"] != now:
         log.warning("samples are scored in another way since the checkpoint: references start anew")
     return SampleCritic(
@@ -169,8 +170,8 @@ def open_critic(
         draw,
         trial,
         now,
-        References(*state["scores"]) if state and noted["basis"] == now else None,
-        before,
+        References(*state["scores"]) if same else None,
+        before if config.changes_model else None,
     )
 
 

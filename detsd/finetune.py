@@ -189,8 +189,7 @@ def save(run: Run) -> None:
             config=run.config,
             run=noted,
         )
-        if not run.trial.folder_stays:
-            keep_latents(folder, run.batches.prior)
+        keep_latents(folder, run.batches.prior)
 
     run.trial.save(run.step, write, about)
 

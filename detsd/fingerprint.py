@@ -30,8 +30,8 @@ def of_adapter(adapter: Adapter) -> str:
     return digest.hexdigest()
 
 
-def of_model(folder: Path) -> str:
-    """Return a digest of pieces of each file: training moves all weights, and these are many."""
+def of_folder(folder: Path) -> str:
+    """Return a digest of pieces of each file: training moves all of a model's weights."""
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(folder.rglob("*")):
         if path.is_file():

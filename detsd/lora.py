@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from detsd import attachment
-from detsd.adapters import FILE, Adapter, read_adapter, write_adapter
+from detsd.adapters import FILE, Adapter, write_adapter
+from detsd.checkpoints import Export
 from detsd.config import ConfigError, LoraConfig
 from detsd.data import stream
 from detsd.model import StableDiffusion
@@ -42,6 +43,7 @@ class LearntAdapter(Part):
         self._modules = model.modules
         self._seed = seed
         self._drops = config.dropout > 0
+        self._generators = [model.device] if model.device.type == "cuda" else []
         self._text_rate = config.text_encoder_learning_rate
         self.reads_prompts = self._text_rate is not None
         self._about = {"family": model.family}
@@ -98,18 +100,24 @@ class LearntAdapter(Part):
                 missing.append(name)
         return missing
 
-    def start_from(self, export: Path) -> None:
-        """Begin with the changes of another trial's adapter, as far as they fit."""
-        if not (export / FILE).is_file():
-            return
-        found = read_adapter(export / FILE).layers
-        for name, place in self._layers.items():
+    def start_from(self, export: Export) -> set[str]:
+        """Begin with the changes of another trial's adapter; what is not in it begins as none."""
+        if export.adapter is None:
+            return set()
+        attachment.check(self._modules, "the checkpoint's adapter", export.adapter)
+        for name, factors in export.adapter.layers.items():
+            place = self._layers.get(name)
+            if place is None:
+                raise _other(f"changes {name}, too", "targets and text_encoder_learning_rate")
             own = attachment.take(place, NAME)
-            if name in found and [f.shape for f in found[name][:2]] == [f.shape for f in own[:2]]:
-                # What counts is alpha / rank × up · down, and alpha may be another one here.
-                factors = found[name]
-                up = factors.up * (factors.alpha / own.alpha)
-                attachment.put(place, NAME, factors._replace(up=up))
+            if own.rank != factors.rank:
+                raise _other(f"has rank {factors.rank}", "rank")
+            if (own.magnitude is None) != (factors.magnitude is None):
+                raise _other("is of the other kind, with DoRA or without", "dora")
+            # What counts is alpha / rank × up · down, and alpha may be another one here.
+            up = factors.up * (factors.alpha / own.alpha)
+            attachment.put(place, NAME, factors._replace(up=up))
+        return {"adapter"}
 
     def export(self, folder: Path, about: Mapping[str, Any]) -> None:
         """Write the adapter's file."""
@@ -121,7 +129,7 @@ class LearntAdapter(Part):
     def learning(self, slot: int) -> Iterator[None]:
         """Let dropout drop what the slot says."""
         # It knows the global generator alone, which nothing else draws from.
-        with torch.random.fork_rng(enabled=self._drops):
+        with torch.random.fork_rng(self._generators, enabled=self._drops):
             if self._drops:
                 torch.manual_seed(stream(self._seed, slot, "dropout").initial_seed())
             yield
@@ -162,6 +170,10 @@ class LearntAdapter(Part):
                 yield f"{name}.magnitude", place.lora_magnitude_vector[NAME].weight
 
 
+def _other(what: str, keys: str) -> ConfigError:
+    return ConfigError([f"method: the checkpoint's adapter {what}: {keys} have to be as there"])
+
+
 def _unet_layers(model: StableDiffusion, targets: Sequence[str]) -> list[str]:
     layers = attachment.named_layers("unet", model.unet, (nn.Linear, nn.Conv2d))
     found: dict[str, None] = {}
@@ -169,7 +181,7 @@ def _unet_layers(model: StableDiffusion, targets: Sequence[str]) -> list[str]:
         block, _, kind = target.rpartition(".")
         beginning = re.escape(f"unet.{block}.") if block else ""
         # proj_in and proj_out are convolutions in some models, and projections in all of them.
-        some = [name for name in layers if re.match(f"{beginning}.*{UNET[kind]}", f"{name}")]
+        some = [name for name in layers if re.match(f"{beginning}.*{UNET[kind]}", name)]
         if not some:
             blocks = sorted({".".join(name.split(".")[1:3]) for name in layers if "blocks" in name})
             here = f"its blocks: {', '.join(blocks)}"

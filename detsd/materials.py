@@ -91,7 +91,7 @@ def _read(name: str, file: str, number: int | None = None) -> _Source:
         name,
         tuple(known(export.concepts, name, number)),
         Change(name, adapter, fingerprint.of_adapter(adapter)) if adapter else None,
-        fingerprint.of_model(export.model) if export.model else "",
+        fingerprint.of_folder(export.model) if export.model else "",
     )
 
 

@@ -1,5 +1,6 @@
 """What is trained: the parts of the model that learn, and the loss that they learn by."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 import torch
 
 from detsd.batches import Batch
+from detsd.checkpoints import Export
 from detsd.concepts import Concept
-from detsd.config import FinetuneConfig, FullConfig, LoraConfig
+from detsd.config import ConfigError, FinetuneConfig, FullConfig, LoraConfig
 from detsd.lora import LearntAdapter
 from detsd.loss import denoising_errors
 from detsd.model import StableDiffusion
@@ -17,6 +19,15 @@ from detsd.part import Distance, Part
 from detsd.text import Conditioning, KeptPrompts
 from detsd.vectors import Vectors
 from detsd.weights import LearntWeights
+
+log = logging.getLogger(__name__)
+
+# What a checkpoint may lend, and what to do with that where nothing here learns it.
+LENT = {
+    "concepts": "words (learnt by textual_inversion, or with method.vectors_learning_rate)",
+    "adapter": "an adapter (learnt by method.kind: lora)",
+    "model": "a whole model (name the checkpoint in model.pretrained_model_name_or_path)",
+}
 
 
 class Method:
@@ -85,10 +96,14 @@ class Method:
         """Take what is learnt from `state`; return the names that it lacks."""
         return [name for part in self._parts for name in part.load_state_dict(state)]
 
-    def start_from(self, export: Path) -> None:
-        """Begin as another trial's export has it."""
-        for part in self._parts:
-            part.start_from(export)
+    def start_from(self, export: Export) -> None:
+        """Begin as another trial's export has it, or say what of it has no place here."""
+        taken = {field for part in self._parts for field in part.start_from(export)}
+        left = [LENT[field] for field in LENT if getattr(export, field) and field not in taken]
+        if left and not taken:
+            raise ConfigError([f"method: the checkpoint holds {', '.join(left)}: no start for it"])
+        if left:
+            log.warning("of the checkpoint this is left out: %s", ", ".join(left))
 
     def export(self, folder: Path, about: Mapping[str, Any]) -> None:
         """Write what generation and other tools read."""

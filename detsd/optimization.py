@@ -97,12 +97,14 @@ def _sum_bucket(
 
 def _buckets(optimizer: torch.optim.Optimizer) -> Iterator[list[torch.Tensor]]:
     bucket: list[torch.Tensor] = []
+    count = 0
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            if bucket and sum(p.numel() for p in bucket) + parameter.numel() > BUCKET:
+            if bucket and count + parameter.numel() > BUCKET:
                 yield bucket
-                bucket = []
+                bucket, count = [], 0
             bucket.append(parameter)
+            count += parameter.numel()
     yield bucket
 
 

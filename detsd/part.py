@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from detsd.batches import Batch
+from detsd.checkpoints import Export
 from detsd.model import StableDiffusion
 from detsd.text import Conditioning
 
@@ -63,8 +64,9 @@ class Part:
         """Take what is learnt from `state`; return the names that it lacks."""
         raise NotImplementedError
 
-    def start_from(self, export: Path) -> None:
-        """Begin as another trial's export has it, where that has something of this kind."""
+    def start_from(self, export: Export) -> set[str]:
+        """Begin as another trial's export has it; return which of its fields were taken."""
+        return set()
 
     def export(self, folder: Path, about: Mapping[str, Any]) -> None:
         """Write what generation and other tools read."""

@@ -7,6 +7,7 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import save
 
+from detsd import fingerprint
 from detsd.batches import ClassSamples
 from detsd.classimages import digest, made_pictures, own_pictures
 from detsd.config import FinetuneConfig
@@ -32,8 +33,9 @@ def class_samples(
         return None
     if prior.kind == "distill":
         return ClassSamples(prior.class_prompt, prior.weight, None, "")
-    follows = _follows(config, model, size)
-    name = digest(follows)
+    whole = config.concepts.model_copy(update={"crop_scale": None, "flip_p": 0.0})
+    follows = trial.ask(lambda: _follows(config, model, size))
+    name = digest({**follows, **_prepared(config), "count": prior.num_class_images})
     latents = _read_kept(own / KEPT, name) if own else None
     if latents is None:
         if prior.class_dir is not None:
@@ -41,11 +43,10 @@ def class_samples(
         else:
             paths = made_pictures(prior, model, size, trial, follows)
         examples = [Example(path, (prior.class_prompt,)) for path in paths]
-        # All of each picture, once: there are enough of them.
-        whole = config.concepts.model_copy(update={"crop_scale": None, "flip_p": 0.0})
 
         def encode() -> Latents:
             with model.vae_awake():
+                # All of each picture, once: there are enough of them.
                 return cache_latents(examples, model.encode_images, whole, size)
 
         # By the chief alone: the others may be on machines where the pictures are not.
@@ -76,19 +77,29 @@ def _follows(config: FinetuneConfig, model: StableDiffusion, size: int) -> dict[
     """Return all that the pictures of the class follow from."""
     prior, named = config.prior, config.model
     assert prior is not None
-    if prior.class_dir is not None:
-        return {"folder": str(prior.class_dir), "size": size}
-    return {
-        "model": named.pretrained_model_name_or_path,
+    folder = Path(named.pretrained_model_name_or_path)
+    follows = {
+        "model": fingerprint.of_folder(folder) if folder.is_dir() else str(folder),
         "revision": named.revision,
         "variant": named.variant,
-        "precision": str(model.unet.dtype),
+        "size": size,
+    }
+    if prior.class_dir is not None:
+        return {**follows, "pictures": fingerprint.of_folder(prior.class_dir)}
+    return {
+        **follows,
         "forward_process": {key: str(value) for key, value in model.scheduler_config.items()},
         "prompt": prior.class_prompt,
         "scheduler": prior.scheduler_name,
         "steps": prior.num_inference_steps,
         "guidance_scale": prior.guidance_scale,
         "first_seed": prior.generator_seed,
-        "count": prior.num_class_images,
-        "size": size,
+    }
+
+
+def _prepared(config: FinetuneConfig) -> dict[str, Any]:
+    """Return how the pictures are brought to their size."""
+    return {
+        "center_crop": config.concepts.center_crop,
+        "interpolation": config.concepts.interpolation,
     }

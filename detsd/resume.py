@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 STATE = "resume/state.pt"
+SOME = 5  # names that the log is told
 
 
 class ResumeError(ValueError):
@@ -56,8 +57,10 @@ def read_state(
     """Restore what `write_state` wrote; return the step and what was noted of the run."""
     state = _load(folder / STATE)
     missing = method.load_state_dict(state["method"])
-    for name in missing:
+    for name in missing[:SOME]:
         log.warning("%s is new, or has another shape, since the checkpoint: it starts anew", name)
+    if len(missing) > SOME:
+        log.warning("and so do %d more: is it another method?", len(missing) - SOME)
     if state["optimizer_kind"] == _kind(config):
         known = {name: value for name, value in state["optimizer"].items() if name not in missing}
         load_optimizer_state(optimizer, known)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from detsd.batches import Batches, ClassSamples
-from detsd.checkpoints import read_export
+from detsd.checkpoints import Export, read_export
 from detsd.concepts import Concept, ConceptError
 from detsd.config import ConfigError, FinetuneConfig, TrainingConfig, Word, hub_token
 from detsd.critic import Critic, open_critic
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 # A CPU gains nothing from larger pieces of a large UNet, and runs out of memory with them.
 LARGE_UNET = 100_000_000
+HIGH_RATE = 1e-4  # for all weights of such a one
 
 
 @dataclass
@@ -67,7 +68,7 @@ def prepare(
         config.model,
         trial.device,
         # Weights that learn are in full precision, whatever they compute in.
-        precision="fp32" if config.method.kind == "full" else precision,
+        precision="fp32" if config.method.learns_weights else precision,
         forward_process=training.forward_process,
         token=hub_token(os.environ),
     )
@@ -77,10 +78,12 @@ def prepare(
     batches = _batches(config, trial, examples, model, size, batch_size, prior)
     warn_of_common_words(config, model)
     words = config.concepts.words if config.method.learns_vectors else ()
-    concepts = starting_concepts(words, model, checkpoint)
+    lent = read_export(checkpoint.path) if checkpoint and not checkpoint.own else None
+    concepts = starting_concepts(words, model, lent)
     method = attach(config, concepts, model, half=precision == "bf16")
-    if checkpoint and not checkpoint.own:
-        method.start_from(checkpoint.path / "export")
+    if lent:
+        method.start_from(lent)
+    warn_of_high_rate(config, model, batch_size)
     if training.gradient_checkpointing:
         model.unet.enable_gradient_checkpointing()
     optimizer = build_optimizer(training, method.parameter_groups())
@@ -129,13 +132,13 @@ def target_step(config: TrainingConfig, trial: Trial) -> int:
 
 
 def starting_concepts(
-    words: Sequence[Word], model: StableDiffusion, checkpoint: Checkpoint | None
+    words: Sequence[Word], model: StableDiffusion, lent: Export | None
 ) -> list[Concept]:
     """Return each word as its initializer has it, or as another trial's checkpoint does."""
     initial = [model.text.initial_concept(*word) for word in words]
-    if not words or checkpoint is None or checkpoint.own:
+    if not words or lent is None:
         return initial
-    found = {concept.name: concept for concept in read_export(checkpoint.path).concepts}
+    found = {concept.name: concept for concept in lent.concepts}
     if not found.keys() & {word.name for word in words}:
         there = ", ".join(found) or "no words"
         log.warning("the checkpoint has %s: each that is learnt here starts anew", there)
@@ -161,6 +164,18 @@ def _warm(concept: Concept, found: Concept) -> Concept:
         return concept
     log.info("%s starts from the checkpoint", concept.name)
     return replace(concept, vectors=found.vectors)
+
+
+def warn_of_high_rate(config: FinetuneConfig, model: StableDiffusion, batch_size: int) -> None:
+    """Warn of a rate that is meant for vectors where all weights of a large model learn."""
+    training = config.training
+    rate = training.learning_rate * (batch_size if training.scale_lr else 1)
+    if config.method.learns_weights and rate > HIGH_RATE and _is_large(model):
+        log.warning(
+            "a learning rate of %g, after scale_lr, is high for all weights of a model: "
+            "dreambooth.yaml has 1e-6",
+            rate,
+        )
 
 
 def _precision(config: TrainingConfig, device: torch.device) -> str:
@@ -201,5 +216,8 @@ def _picture_size(config: FinetuneConfig, model: StableDiffusion) -> int:
 
 
 def _micro_batch_size(model: StableDiffusion, share: int) -> int:
-    large = sum(p.numel() for p in model.unet.parameters()) > LARGE_UNET
-    return 1 if large and model.device.type == "cpu" else share
+    return 1 if _is_large(model) and model.device.type == "cpu" else share
+
+
+def _is_large(model: StableDiffusion) -> bool:
+    return sum(p.numel() for p in model.unet.parameters()) > LARGE_UNET

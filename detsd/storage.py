@@ -81,12 +81,12 @@ class FolderStorage:
     def put(self, name: str, part: Path) -> str:
         """Rename the folder, its bytes on disk, to its final name."""
         for path in sorted(part.rglob("*")):
-            _flush(path)
+            flush(path)
         final = self._root / f"{self._prefix}{name}"
         if final.exists():
             self.delete(final.name)
         part.replace(final)
-        _flush(self._root)
+        flush(self._root)
         return final.name
 
     def list(self) -> list[Stored]:
@@ -235,11 +235,12 @@ def write_whole(path: Path, text: str) -> None:
     """Write the file so that a crash leaves the old one or the new one."""
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, "utf-8")
-    _flush(part)
+    flush(part)
     part.replace(path)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Let the file, or the folder's list of names, be on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -9,6 +9,7 @@ from torch import nn
 
 from detsd import tokens
 from detsd.batches import Batch
+from detsd.checkpoints import Export
 from detsd.concepts import Concept, write_concepts
 from detsd.config import TrainingConfig
 from detsd.model import StableDiffusion
@@ -99,6 +100,11 @@ class Vectors(Part):
             else:
                 missing.append(name)
         return missing
+
+    def start_from(self, export: Export) -> set[str]:
+        """Say whether the concepts, which began as they are, began as those of the export."""
+        names = {concept.name for concept in export.concepts}
+        return {"concepts"} & {"concepts" for name in self._rows if name in names}
 
     def export(self, folder: Path, about: Mapping[str, Any]) -> None:
         """Write the concept files."""

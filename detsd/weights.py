@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from detsd.config import FullConfig
+from detsd.checkpoints import Export
+from detsd.config import ConfigError, FullConfig
 from detsd.model import StableDiffusion
 from detsd.part import Distance, Part, compute_in_half
 
@@ -34,7 +35,8 @@ class LearntWeights(Part):
         }
         self._first = copy.deepcopy(self._modules) if keeps_first else None
         for module in (self._first or {}).values() if half else ():
-            module.to(torch.bfloat16)
+            for value in module.parameters():
+                value.data = value.data.to(torch.bfloat16)
         for module in self._modules.values():
             module.requires_grad_(True)
             if half:
@@ -99,16 +101,17 @@ class LearntWeights(Part):
         return missing
 
     @torch.no_grad()
-    def start_from(self, export: Path) -> None:
+    def start_from(self, export: Export) -> set[str]:
         """Begin with the weights of another trial's model."""
-        for part, module in self._modules.items():
-            if (export / part).is_dir():
-                other = type(module).from_pretrained(export / part)
-                module.load_state_dict(other.state_dict())
+        if export.model is None:
+            return set()
+        for part, module in self._model.modules.items():
+            self._begin(part, module, type(module).from_pretrained(export.model / part))
         for name, value in self._named():
             self._start[name].copy_(value.flatten()[:SAMPLED])
             if self._decay is not None:
                 self._mean[name].copy_(value)
+        return {"model"}
 
     def export(self, folder: Path, about: Mapping[str, Any]) -> None:
         """Write the whole model, in diffusers' layout."""
@@ -131,6 +134,22 @@ class LearntWeights(Part):
             yield
         finally:
             self._swap()
+
+    def _begin(self, part: str, module: nn.Module, other: nn.Module) -> None:
+        own, theirs = module.state_dict(), other.state_dict()
+        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in theirs.items()}:
+            said = f"the checkpoint's {part} is that of another base model"
+        elif part in self._modules:
+            module.load_state_dict(theirs)
+            return
+        elif all(torch.equal(value.cpu(), theirs[name]) for name, value in own.items()):
+            return
+        else:
+            said = (
+                f"the checkpoint's {part} has learnt, too: set text_encoder_learning_rate here, or "
+                "name the checkpoint in model.pretrained_model_name_or_path"
+            )
+        raise ConfigError([f"method: {said}"])
 
     @torch.no_grad()
     def _swap(self) -> None:

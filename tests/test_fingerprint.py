@@ -36,5 +36,5 @@ def test_a_model_is_known_by_its_files_wherever_they_lie(load, tmp_path):
         for weight in model.unet.parameters():
             weight += 1e-6  # as little as a step of training
     model.pipeline().save_pretrained(tmp_path / "other")
-    one, copy, other = (fingerprint.of_model(tmp_path / name) for name in ("one", "copy", "other"))
+    one, copy, other = (fingerprint.of_folder(tmp_path / name) for name in ("one", "copy", "other"))
     assert one == copy != other

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from detsd.config.read import Count, Integer, Listed, Number, Probability, Section
+from detsd.config.read import Count, Integer, Listed, Number, Probability, Section, listed
 from detsd.words import named, reworded
 
 PARALLEL = ("concept_strs", "initializer_strs", "learnable_properties", "img_dirs")
@@ -77,6 +77,7 @@ def _scale(scale: tuple[float, float]) -> tuple[float, float]:
     return scale
 
 
+OrNone = BeforeValidator(lambda value: () if value is None else listed(value))
 Text = Annotated[str, AfterValidator(_not_blank)]
 Templates = Annotated[tuple[Annotated[str, AfterValidator(_a_template)], ...], Field(min_length=1)]
 
@@ -84,11 +85,11 @@ Templates = Annotated[tuple[Annotated[str, AfterValidator(_a_template)], ...], F
 class ConceptsConfig(Section):
     """What is learnt, from which pictures, and how these are prepared."""
 
-    concept_strs: Annotated[tuple[Annotated[str, AfterValidator(_a_word)], ...], Listed] = ()
+    concept_strs: Annotated[tuple[Annotated[str, AfterValidator(_a_word)], ...], OrNone] = ()
     """The words used in prompts, one a folder; the same word may stand for several folders."""
-    initializer_strs: Annotated[tuple[Text, ...], Listed] = ()
+    initializer_strs: Annotated[tuple[Text, ...], OrNone] = ()
     """A phrase a word: the new word starts as its tokens, one vector for each."""
-    learnable_properties: Annotated[tuple[Property, ...], Listed] = ()
+    learnable_properties: Annotated[tuple[Property, ...], OrNone] = ()
     """`object` or `style`: which of the built-in templates make the prompts."""
     img_dirs: Annotated[
         tuple[Annotated[Path, AfterValidator(a_folder)], ...], Listed, Field(min_length=1)
@@ -168,8 +169,9 @@ class ConceptsConfig(Section):
             yield "instance_prompt", "stands instead of templates; leave out one of the two"
         words = [word for word in lists["concept_strs"] if isinstance(word, str)]
         for prompt in _listed(raw.get("instance_prompt")):
-            if words and "{}" not in str(prompt) and not named(str(prompt), words):
-                yield "instance_prompt", f"names none of {', '.join(words)}, found {prompt!r}"
+            if "{}" in str(prompt) and not words:
+                yield "instance_prompt", f"no concept_strs for the {{}} of {prompt!r}"
+        yield from _unnamed(words, _listed(raw.get("instance_prompt")))
         yield from _same_but_for_case(words)
         yield from _two_meanings(words, "initializer_strs", lists["initializer_strs"])
         yield from _two_meanings(words, "num_vectors", _listed(raw.get("num_vectors")))
@@ -187,6 +189,13 @@ def _listed(value: Any) -> list[Any]:
 def _spread(values: tuple[Any, ...] | None, length: int) -> tuple[Any, ...]:
     values = values or (None,)
     return values * length if len(values) == 1 else values
+
+
+def _unnamed(words: list[str], prompts: list[Any]) -> Iterator[tuple[str, str]]:
+    pairs = zip(words, prompts * len(words) if len(prompts) == 1 else prompts, strict=False)
+    for word, prompt in dict.fromkeys((word, str(prompt)) for word, prompt in pairs):
+        if "{}" not in prompt and not named(prompt, [word]):
+            yield "instance_prompt", f"does not name {word}, found {prompt!r}"
 
 
 def _same_but_for_case(words: list[str]) -> Iterator[tuple[str, str]]:

@@ -71,7 +71,8 @@ class TrainingConfig(Section):
     gradient_accumulation_steps: Count = 4
     """Effective batch = train_batch_size × this × resources.slots_per_trial."""
     micro_batch_size: Count | None = None
-    """Samples at once on a device; as many as fit when absent. It changes memory, not results."""
+    """Samples at once on a device; as many as fit when absent. Memory changes with it, and results
+    only where `method.dropout` has another draw for each piece."""
     optimizer_name: Literal["adam", "adamw", "sgd", "adamw8bit"] = "adam"
     """Which optimizer steps what is learnt; `adamw8bit` needs bitsandbytes."""
     learning_rate: Annotated[Number, Field(ge=0, le=1e6)] = 5e-4
@@ -164,7 +165,7 @@ class FinetuneConfig(Section):
         if not self.changes_model:
             return prompts
         plain = (reworded(prompt, self.plain_words) for prompt in prompts)
-        return tuple(dict.fromkeys([*prompts, *plain]))
+        return tuple(dict.fromkeys([*prompts, *filter(None, plain)]))
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -178,14 +179,14 @@ class FinetuneConfig(Section):
     def disagreements(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """What the method has no use for or does without; what has to be measured and is not."""
         yield from _of_method(raw)
+        yield from _of_prior(raw)
         training, inference = (_mapping(raw.get(key)) for key in ("training", "inference"))
         scorer, dino = (inference.get(f"{kind}_name_or_path") for kind in ("scorer", "dino"))
         metric = _mapping(training.get("early_stop")).get("metric", "loss")
         if metric in METRICS[1:] and not scorer:
             yield "training.early_stop.metric", f"{metric} needs inference.scorer_name_or_path"
-        kind = _mapping(raw.get("method")).get("kind", "textual_inversion")
-        if metric == "drift" and kind == "textual_inversion":
-            yield "training.early_stop.metric", "textual inversion leaves the model as it is"
+        if metric == "drift":
+            yield "training.early_stop.metric", "drift is least where nothing was learnt"
         if metric == "dino_fidelity" and not dino:
             yield "training.early_stop.metric", f"{metric} needs inference.dino_name_or_path"
         if dino and not scorer:
@@ -196,24 +197,39 @@ class FinetuneConfig(Section):
 
 def _of_method(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what the method needs and does not find, and what it has no use for."""
+    if not isinstance(raw.get("method") or {}, Mapping):
+        return  # which is said already
     method, concepts, training = (
         _mapping(raw.get(key)) for key in ("method", "concepts", "training")
     )
-    inverts = method.get("kind", "textual_inversion") == "textual_inversion"
+    inverts = _inverts(raw)
     if inverts or method.get("vectors_learning_rate") is not None:
         for key in ("concept_strs", "initializer_strs", *(PROMPTED if inverts else ())):
             if concepts and not concepts.get(key):
                 yield f"concepts.{key}", "missing; it has no default"
-    else:
-        for where, section, keys in (
-            ("concepts", concepts, ("num_vectors",)),
-            ("training", training, OF_VECTORS),
-        ):
-            for key in keys:
-                if section.get(key) not in (None, "free"):
-                    yield f"{where}.{key}", "is for learnt vectors (method.vectors_learning_rate)"
-    if inverts and raw.get("prior") is not None:
+        return
+    given = {"concepts.num_vectors": concepts.get("num_vectors")}
+    given |= {f"training.{key}": training.get(key) for key in OF_VECTORS}
+    for key, value in given.items():
+        if value not in (None, "free"):
+            yield key, "is for learnt vectors (method.vectors_learning_rate)"
+
+
+def _of_prior(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what makes no class of the class."""
+    prior, concepts = _mapping(raw.get("prior")), _mapping(raw.get("concepts"))
+    if prior and _inverts(raw):
         yield "prior", "textual inversion leaves the model as it is, and nothing is forgotten"
+    words = _texts(concepts.get("concept_strs"))
+    for word in named(str(prior.get("class_prompt")), words):
+        yield "prior.class_prompt", f"names {word}, which is not to be all that its class can be"
+    folder = prior.get("class_dir")
+    if folder is not None and str(folder) in _texts(concepts.get("img_dirs")):
+        yield "prior.class_dir", "is one of concepts.img_dirs: other pictures are wanted there"
+
+
+def _inverts(raw: Mapping[str, Any]) -> bool:
+    return _mapping(raw.get("method")).get("kind", "textual_inversion") == "textual_inversion"
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -39,6 +39,8 @@ class TextualInversionConfig(Section):
     kind: Literal["textual_inversion"] = "textual_inversion"
     """What is learnt."""
 
+    learns_weights: ClassVar = False  # of the model's own
+
     @property
     def learns_vectors(self) -> bool:
         """Whether the concepts are new words with vectors, and not a rare word of the model's."""
@@ -63,9 +65,11 @@ class LoraConfig(Section):
     ] = ("attention",)
     """Which layers: `attention`, `feed_forward`, `convolutions`, …, or those of a block alone."""
     text_encoder_learning_rate: Rate | None = None
-    """Adapt the text encoders, too, at this rate; not when absent."""
+    """Adapt the text encoders' attention (and feed-forward) too, at this rate; not when absent."""
     vectors_learning_rate: Rate | None = None
     """Learn the concepts as new words, too, at this rate (pivotal tuning); not when absent."""
+
+    learns_weights: ClassVar = False
 
     @property
     def learns_vectors(self) -> bool:
@@ -82,6 +86,8 @@ class FullConfig(Section):
     """Learn the text encoders' weights, too, at this rate; not when absent."""
     ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = None
     """Keep a running mean of the weights, which is what is sampled and exported."""
+
+    learns_weights: ClassVar = True
 
     @property
     def learns_vectors(self) -> bool:
@@ -121,6 +127,9 @@ class PriorConfig(Section):
 
     @classmethod
     def disagreements(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """Pictures that a kind has no use for."""
+        """Folders without a name; pictures that a kind has no use for."""
+        for key in ("class_dir", "cache_dir"):
+            if raw.get(key) == "":
+                yield key, "a folder is wanted, or null"
         if raw.get("kind") == "distill" and raw.get("class_dir") is not None:
             yield "class_dir", "distill takes no pictures of the class; leave out one of the two"

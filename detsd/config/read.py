@@ -55,7 +55,8 @@ def _as_number(value: Any) -> Any:
     return value
 
 
-def _as_list(value: Any) -> Any:
+def listed(value: Any) -> Any:
+    """Return a scalar as the list of one that is meant by it."""
     return (
         [value] if isinstance(value, (str, int, float)) and not isinstance(value, bool) else value
     )
@@ -79,7 +80,7 @@ Integer = Annotated[int, BeforeValidator(_as_number)]
 Count = Annotated[Integer, Field(ge=1)]
 Seed = Annotated[Integer, Field(ge=0, lt=2**63)]
 Probability = Annotated[Number, Field(ge=0, le=1)]
-Listed = BeforeValidator(_as_list)  # a scalar is accepted where a list of one is meant
+Listed = BeforeValidator(listed)  # a scalar is accepted where a list of one is meant
 Extra = Annotated[dict[str, Any], BeforeValidator(_as_arguments)]
 
 
@@ -168,7 +169,7 @@ def _describe(kind: type[Section], error: Any, root: str) -> str:
         return f"{where}.kind: one of {', '.join(kinds)} is wanted, found {found}"
     if error["type"] == "missing":
         return f"{where}: missing; it has no default"
-    if error["type"] in ("model_type", "dict_type"):
+    if error["type"] in ("model_type", "dict_type", "model_attributes_type"):
         return f"{where}: a mapping is wanted, found {error['input']!r}"
     text = error["msg"].removeprefix("Value error, ").replace("Input should be", "should be")
     found = repr(error["input"])
