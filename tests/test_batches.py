@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from detsd.batches import Batch, Batches, indices_at
+from detsd.batches import Batch, Batches, ClassSamples, indices_at
 from detsd.config import ConceptsConfig, read
 from detsd.data import Example, Latents, cache_latents, read_examples
 
@@ -199,3 +199,58 @@ def test_halving_the_pieces_ends_at_one() -> None:
         some.halve()
         sizes.append(some.micro_batch_size)
     assert sizes == [2, 1, 1, 1]
+
+
+def prior(pictures: int | None, weight: float = 1.0) -> ClassSamples:
+    if pictures is None:
+        return ClassSamples("a class", weight, None, "")
+    numbers = torch.Generator().manual_seed(1)
+    mean = torch.randn(pictures, 1, 4, 2, 2, generator=numbers)
+    latents = Latents(mean, mean.abs(), torch.zeros(pictures, 1, 4, dtype=torch.long))
+    return ClassSamples("a class", weight, latents, "")
+
+
+def apart(found: list[Batch]) -> tuple[list[Any], list[Any]]:
+    """Return the samples of the thing and those of its class."""
+    rows = samples(found)
+    of_class = [flag for batch in found for flag in batch.of_class.tolist()]
+    chosen: tuple[list[Any], list[Any]] = ([], [])
+    for row, flag in zip(rows, of_class, strict=True):
+        chosen[flag].append(row)
+    return chosen
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 4, 1000])
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("pictures", [None, 4])
+def test_a_prior_adds_a_sample_of_the_class_to_each_and_changes_none(
+    pictures: int | None, size: int, micro_batch_size: int
+) -> None:
+    with_prior = batches(prior=prior(pictures, 0.5), micro_batch_size=micro_batch_size)
+    for step in (0, 3):
+        own, of_class = apart(collect(with_prior, step, size))
+        assert own == samples(collect(batches(), step))
+        assert of_class == apart(collect(batches(prior=prior(pictures)), step))[1]
+        assert [row[3] for row in of_class] == ["a class"] * 6
+        found = collect(with_prior, step, size)
+        weights = torch.cat([batch.weights for batch in found])
+        flags = torch.cat([batch.of_class for batch in found])
+        assert weights[flags].sum().item() == pytest.approx(0.5)
+        assert weights[~flags].sum().item() == pytest.approx(1)
+        assert sum(batch.share for batch in found) == pytest.approx(1)
+        assert max(len(batch.captions) for batch in found) <= micro_batch_size
+
+
+def test_pictures_of_the_class_have_draws_of_their_own() -> None:
+    own, of_class = apart(collect(batches(prior=prior(4)), 0))
+    noises = {tuple(row[1]) for row in own + of_class}
+    assert len(noises) == 12
+    slots = [
+        row[0] for step in range(2) for row in apart(collect(batches(prior=prior(4)), step))[1]
+    ]
+    assert len({tuple(latent) for latent in slots}) == 12  # a fresh sample of each picture
+
+
+def test_without_pictures_the_class_is_another_name_for_the_same_noisy_latent() -> None:
+    own, of_class = apart(collect(batches(prior=prior(None)), 0))
+    assert [row[:3] for row in own] == [row[:3] for row in of_class]
