@@ -124,7 +124,7 @@ def test_after_a_kill_the_rest_is_written(pictures, captioner, write, monkeypatc
 
 def test_a_kill_while_a_caption_is_written_leaves_no_half(pictures, write, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(storage, "_flush", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(storage, "flush", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
         write()
     assert not texts(pictures)
     assert write() == (COUNT, 0, 0, 0)
