@@ -97,6 +97,13 @@ def test_the_advanced_yaml_has_every_key():
             assert written["hyperparameters"][section].keys() == set(field.annotation.model_fields)
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("demo/*.yaml")), ids=lambda path: path.name)
+def test_a_yaml_of_the_demo_is_valid_and_says_how_to_run_it(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert f"python -m detsd run demo/{path.name}" in path.read_text()
+    assert make_plan(path.relative_to(ROOT), [], None).entry == ("detsd.finetune", "finetune")
+
+
 def test_the_yamls_of_the_other_methods_have_every_key_of_them():
     lora, full = (hyperparameters(f"dreambooth{kind}.yaml") for kind in ("_lora", ""))
     assert lora["method"].keys() == set(LoraConfig.model_fields)
