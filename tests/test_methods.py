@@ -451,19 +451,15 @@ def test_plain_diffusers_draws_the_same_with_what_was_learnt(tmp_path, make, mod
     [(_, image)] = generate(ours, [request])
     plain.scheduler = build_scheduler(ours, settings)
     plain.set_progress_bar_config(disable=True)
-    theirs = plain(
-        request.prompt,
-        num_inference_steps=3,
-        guidance_scale=7.5,
-        generator=torch.Generator().manual_seed(5),
-    ).images[0]
+
+    def draw():
+        generator = torch.Generator().manual_seed(5)
+        settings = {"num_inference_steps": 3, "guidance_scale": 7.5, "generator": generator}
+        return plain(request.prompt, **settings).images[0]
+
+    theirs = draw()
     plain.unload_lora_weights()
-    without = plain(
-        request.prompt,
-        num_inference_steps=3,
-        guidance_scale=7.5,
-        generator=torch.Generator().manual_seed(5),
-    ).images[0]
+    without = draw()
     image, theirs, without = (np.asarray(one).astype(int) for one in (image, theirs, without))
     assert abs(image - theirs).max() <= 1
     assert abs(image - without).max() > 1
