@@ -11,6 +11,9 @@ logging.getLogger("transformers.utils.import_utils").addFilter(
     lambda record: "requires torchvision" not in record.getMessage()
 )
 
+# Nor is it of interest what bitsandbytes lacks for models of other kinds.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
 # Diffusers takes seconds to import; a typo in a YAML should not wait for it.
 _HOMES = {
     "Adapter": "adapters",

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from detsd import kohya, layouts, peftconfig
-from detsd.concepts import EARLIER_FILE, METADATA_KEY, ConceptError, read_concepts
+from detsd.concepts import ADAPTER_FILE, EARLIER_FILE, METADATA_KEY, ConceptError, read_concepts
 from detsd.layers import Layer, checked_alpha, layer_of
 from detsd.layouts import ALPHA, DOWN, MAGNITUDE, SCALE, UP
 from detsd.tensorfile import Tensors, read_tensors, write_tensors
 
 SUFFIX = ".safetensors"
-FILE = f"pytorch_lora_weights{SUFFIX}"
+FILE = ADAPTER_FILE
 LAYOUTS = ("diffusers", "kohya")
 
 # Diffusers' layout has no alpha: what became part of `up` is noted, to be taken out again.

@@ -38,8 +38,6 @@ def speak(rank: int = 0) -> None:
 
 def hush_loading() -> None:
     """Switch off the progress bars of loading, which a tiny model and a log both do without."""
-    # Before anything imports it: what it lacks for models of other kinds is of no interest here.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()

@@ -38,6 +38,14 @@ def test_a_stopped_run_ends_where_a_straight_one_does(tmp_path, models, hparams,
     assert exports(run(tmp_path / "stopped", rich)) == straight
 
 
+def test_a_start_from_a_run_of_other_words_is_a_warning(tmp_path, hparams, caplog):
+    first = run(tmp_path / "first", changed(hparams, training__num_sgd_steps=2))
+    other = changed(hparams, concepts__concept_strs="other", training__num_sgd_steps=2)
+    second = run(tmp_path / "second", other, warm_start=last(first))
+    assert "the checkpoint has det-logo: each that is learnt here starts anew" in caplog.text
+    assert rows(second, "other").keys() == {"other"}
+
+
 def test_metrics_and_samples_of_a_resumed_run_are_those_of_a_straight_one(tmp_path, hparams):
     sampled = changed(
         hparams,
