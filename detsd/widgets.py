@@ -11,27 +11,45 @@ PROMPT = f"a photo of a {BLANK}"
 
 
 def panel(
-    pipeline: Pipeline, prompt: str = PROMPT, guidance: float = 7.5, steps: int = 50
+    pipeline: Pipeline,
+    prompt: str = PROMPT,
+    guidance: float = 7.5,
+    steps: int = 50,
+    word: str | None = None,
 ) -> "Panel | None":
-    """Return the panel, which a notebook shows; nothing where there are no widgets."""
+    """Return the panel, which a notebook shows; nothing where there are no widgets.
+
+    The word fills the prompt's blank: a concept, or an adapter's rare word; the first concept when
+    absent.
+    """
     try:
-        return Panel(pipeline, prompt, guidance, steps)
+        return Panel(pipeline, prompt, guidance, steps, word)
     except ImportError:
         print("There are no widgets here (pip install ipywidgets); the next cell does the same.")
         return None
 
 
 class Panel:
-    """Prompt, concept, scale, steps and seed, and the image that they make."""
+    """Prompt, concept, adapters, scale, steps and seed, and the image that they make."""
 
-    def __init__(self, pipeline: Pipeline, prompt: str, guidance: float, steps: int):
+    def __init__(
+        self, pipeline: Pipeline, prompt: str, guidance: float, steps: int, word: str | None
+    ):
         import ipywidgets as widgets
 
         self._pipeline = pipeline
         wide = {"style": {"description_width": "70px"}, "layout": {"width": "500px"}}
         self.prompt = widgets.Text(prompt, description="prompt", **wide)
         names = list(pipeline.concepts)
-        self.concept = widgets.Dropdown(options=names, description="concept", **wide)
+        # Not a closed list: an adapter's rare word is no concept.
+        first = next(iter(names), "") if word is None else word
+        self.concept = widgets.Combobox(value=first, options=names, description="concept", **wide)
+        self.adapters = {
+            name: widgets.FloatSlider(
+                counts, min=min(0, counts), max=max(1.5, counts), description=name, **wide
+            )
+            for name, counts in pipeline.adapters.items()
+        }
         self.scale = widgets.FloatSlider(
             guidance, min=1, max=15, step=0.5, description="scale", **wide
         )
@@ -40,9 +58,8 @@ class Panel:
         self.button = widgets.Button(description="Draw", button_style="primary")
         self.output = widgets.Output()
         self.button.on_click(self._draw)
-        self._box = widgets.VBox(
-            [self.prompt, self.concept, self.scale, self.steps, self.seed, self.button, self.output]
-        )
+        turned = [*self.adapters.values(), self.scale, self.steps, self.seed]
+        self._box = widgets.VBox([self.prompt, self.concept, *turned, self.button, self.output])
 
     def _repr_mimebundle_(self, **how: Any) -> Any:
         return self._box._repr_mimebundle_(**how)
@@ -60,9 +77,10 @@ class Panel:
 
     def _image(self) -> Any:
         try:
-            prompt = self.prompt.value.replace(BLANK, self.concept.value or "")
+            prompt = self.prompt.value.replace(BLANK, self.concept.value)
             settings = {"guidance": self.scale.value, "steps": self.steps.value}
-            (image,) = self._pipeline(prompt, seed=self.seed.value, **settings)
+            counts = {name: slider.value for name, slider in self.adapters.items()}
+            (image,) = self._pipeline(prompt, seed=self.seed.value, adapters=counts, **settings)
         except Exception as error:
             if not console.is_for_users(error):
                 raise

@@ -17,18 +17,29 @@ WRONG = """
 other = detsd.panel(pipeline, prompt="a <cat-toy>", steps=2)
 other.button.click()
 """
+ADAPTED = """
+from tests.made_up import adapter
+styled = detsd.load_pipeline(base, adapters=(adapter(pipeline.model), 2.0))
+turned = detsd.panel(styled, word="fbernuy", steps=2)
+(slider,) = turned.adapters.values()
+assert (slider.value, turned.concept.value) == (2.0, "fbernuy")
+changed = turned._image()
+slider.value = 0
+assert turned._image().tobytes() != changed.tobytes()
+"""
 BARE = """
 import sys
 sys.modules["ipywidgets"] = None
 assert detsd.panel(pipeline) is None
 """
+OURS = (PRESSED, WRONG, ADAPTED, BARE)
 
 
 def execute():
     """Return the notebook with its outputs, and some cells of ours after its own."""
     notebook = nbformat.read(ROOT / "textual_inversion.ipynb", as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)
-    notebook.cells += [nbformat.v4.new_code_cell(source) for source in (PRESSED, WRONG, BARE)]
+    notebook.cells += [nbformat.v4.new_code_cell(source) for source in OURS]
     how = {"timeout": 120, "resources": {"metadata": {"path": ROOT}}, "kernel_name": "python3"}
     try:
         nbclient.NotebookClient(notebook, **how).execute()
