@@ -36,6 +36,12 @@ def jobs_of(**hparams):
     return list_jobs(config, read_stock(config), 2)
 
 
+def test_null_is_none_of_what_may_be_left_out():
+    none = dict.fromkeys(("uuids", "local_checkpoint_paths", "scorer_img_dirs"))
+    swept = {"prompt": "a", **dict.fromkeys(("concept", "checkpoint", "scheduler", "adapter"))}
+    assert len(jobs_of(pipeline=DEMO, sweep=swept, **none)) == 1
+
+
 @pytest.mark.parametrize(
     ("hparams", "count", "first", "last"),
     [

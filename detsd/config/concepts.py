@@ -7,7 +7,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from detsd.config.read import Count, Integer, Listed, Number, Probability, Section, listed
+from detsd.config.read import (
+    Count,
+    Integer,
+    Listed,
+    ListedOrNone,
+    Number,
+    Probability,
+    Section,
+)
 from detsd.words import named, reworded
 
 PARALLEL = ("concept_strs", "initializer_strs", "learnable_properties", "img_dirs")
@@ -77,7 +85,6 @@ def _scale(scale: tuple[float, float]) -> tuple[float, float]:
     return scale
 
 
-OrNone = BeforeValidator(lambda value: () if value is None else listed(value))
 Text = Annotated[str, AfterValidator(_not_blank)]
 Templates = Annotated[tuple[Annotated[str, AfterValidator(_a_template)], ...], Field(min_length=1)]
 
@@ -85,11 +92,11 @@ Templates = Annotated[tuple[Annotated[str, AfterValidator(_a_template)], ...], F
 class ConceptsConfig(Section):
     """What is learnt, from which pictures, and how these are prepared."""
 
-    concept_strs: Annotated[tuple[Annotated[str, AfterValidator(_a_word)], ...], OrNone] = ()
+    concept_strs: Annotated[tuple[Annotated[str, AfterValidator(_a_word)], ...], ListedOrNone] = ()
     """The words used in prompts, one a folder; the same word may stand for several folders."""
-    initializer_strs: Annotated[tuple[Text, ...], OrNone] = ()
+    initializer_strs: Annotated[tuple[Text, ...], ListedOrNone] = ()
     """A phrase a word: the new word starts as its tokens, one vector for each."""
-    learnable_properties: Annotated[tuple[Property, ...], OrNone] = ()
+    learnable_properties: Annotated[tuple[Property, ...], ListedOrNone] = ()
     """`object` or `style`: which of the built-in templates make the prompts."""
     img_dirs: Annotated[
         tuple[Annotated[Path, AfterValidator(a_folder)], ...], Listed, Field(min_length=1)

@@ -10,7 +10,16 @@ from pydantic import BeforeValidator, Field
 from detsd.config.finetune import Beta
 from detsd.config.hub import ModelName
 from detsd.config.inference import SchedulerName, ScorerName
-from detsd.config.read import Count, Extra, Integer, Listed, Number, Section, Seed
+from detsd.config.read import (
+    Count,
+    Extra,
+    Integer,
+    Listed,
+    ListedOrNone,
+    Number,
+    Section,
+    Seed,
+)
 
 Text = Annotated[str, Field(min_length=1)]
 Steps = Annotated[Integer, Field(ge=1, le=1000)]
@@ -89,18 +98,18 @@ class SweepConfig(Section):
     """What to draw; `{concept}` in it is filled with each of `concept`."""
     negative_prompt: Annotated[tuple[str, ...], Listed, Field(min_length=1)] = ("",)
     """What to lead away from."""
-    concept: Annotated[tuple[Text, ...], Listed] = ()
+    concept: Annotated[tuple[Text, ...], ListedOrNone] = ()
     """Words for the `{concept}` of prompts: concepts, or plain words to compare them with."""
-    checkpoint: Annotated[tuple[Text, ...], Listed] = ()
+    checkpoint: Annotated[tuple[Text, ...], ListedOrNone] = ()
     """Checkpoints (UUIDs, folders, files) to compare: each one's concepts, under the same names,
     its adapter, or its whole model."""
-    scheduler: Annotated[tuple[SchedulerName, ...], Listed] = ()
+    scheduler: Annotated[tuple[SchedulerName, ...], ListedOrNone] = ()
     """How the noise is removed; `pipeline.scheduler_name` when absent."""
     steps: Annotated[tuple[Steps, ...], Listed, Field(min_length=1)] = (50,)
     """Denoising steps an image."""
     guidance_scale: Annotated[tuple[Guidance, ...], Listed, Field(min_length=1)] = (7.5,)
     """How strongly the prompt is followed; 1 and less is without guidance."""
-    adapter: Annotated[tuple[Text, ...], Listed] = ()
+    adapter: Annotated[tuple[Text, ...], ListedOrNone] = ()
     """Adapters (UUIDs, folders, files) to compare, each with the concepts of its checkpoint."""
     adapter_scale: Annotated[tuple[Number, ...], Listed, Field(min_length=1)] = (0.0, 1.0)
     """How much the adapter counts; 0 is the same image without it."""
@@ -150,14 +159,14 @@ class GridConfig(Section):
     """Batches a process between checkpoints; five minutes when absent."""
     main_process_generator_seed: Seed = 2147483647
     """Image j of a point has this seed + j."""
-    uuids: Annotated[tuple[str, ...], Listed] = ()
+    uuids: Annotated[tuple[str, ...], ListedOrNone] = ()
     """Determined checkpoints: their concepts, their adapters, or a whole model instead of the
     pipeline's."""
-    local_checkpoint_paths: Annotated[tuple[Path, ...], Listed] = ()
+    local_checkpoint_paths: Annotated[tuple[Path, ...], ListedOrNone] = ()
     """The same from checkpoint folders, or files."""
     scorer_name_or_path: ScorerName | None = None
     """A CLIP model, folder or hub id, that scores every image."""
-    scorer_img_dirs: Annotated[tuple[Path, ...], Listed] = ()
+    scorer_img_dirs: Annotated[tuple[Path, ...], ListedOrNone] = ()
     """Real pictures of the concept, for its fidelity."""
 
     @property

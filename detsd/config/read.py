@@ -81,6 +81,7 @@ Count = Annotated[Integer, Field(ge=1)]
 Seed = Annotated[Integer, Field(ge=0, lt=2**63)]
 Probability = Annotated[Number, Field(ge=0, le=1)]
 Listed = BeforeValidator(listed)  # a scalar is accepted where a list of one is meant
+ListedOrNone = BeforeValidator(lambda value: () if value is None else listed(value))
 Extra = Annotated[dict[str, Any], BeforeValidator(_as_arguments)]
 
 
