@@ -108,6 +108,40 @@ def hparams(models: dict[str, Path], pictures: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
+def make(models: dict[str, Path], pictures: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Make hyperparameters of a run with a method."""
+
+    def make(
+        method: dict[str, Any],
+        prior: dict[str, Any] | None = None,
+        family: str = "sd1",
+        **training: Any,
+    ) -> dict[str, Any]:
+        return {
+            "model": {"pretrained_model_name_or_path": str(models[family])},
+            "method": method,
+            "prior": prior and {"cache_dir": str(tmp_path / "cache"), **prior},
+            "concepts": {
+                "concept_strs": "fbernuy",
+                "initializer_strs": "brain",
+                "img_dirs": str(pictures),
+                "instance_prompt": "a photo of a fbernuy logo",
+            },
+            "training": {
+                "num_sgd_steps": 4,
+                "checkpoint_freq": 2,
+                "metric_report_freq": 2,
+                "gradient_accumulation_steps": 2,
+                "learning_rate": 1e-3,
+                **training,
+            },
+            "inference": {"generate_training_images": False},
+        }
+
+    return make
+
+
+@pytest.fixture
 def experiment(hparams: dict[str, Any]) -> dict[str, Any]:
     """An experiment YAML around them."""
     return {

@@ -1,36 +1,23 @@
 """LoRA, full fine-tuning and the prior in the loop: exact, whole, and each part as it is asked."""
 
-import copy
-import logging
-import multiprocessing
-import os
-import shutil
-
-import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
-from safetensors.torch import load_file
 
-from detsd.adapters import read_adapter
-from detsd.config import ConfigError, FinetuneConfig, ModelConfig, read
-from detsd.pretrained import load_model
-from detsd.runfolder import identify
-from detsd.sampler import Request, Settings, build_scheduler, generate
+from detsd.config import ConfigError, FinetuneConfig, read
 from tests.conftest import read_lines
-from tests.trials import last, run
+from tests.trials import (
+    CLASS,
+    EVERYTHING,
+    FULL,
+    LORA,
+    exports,
+    last,
+    learnt,
+    run,
+    run_together,
+    same,
+)
 
-CLASS = {"class_prompt": "a photo of a logo", "num_class_images": 3, "num_inference_steps": 2}
-LORA = {"kind": "lora"}
-EVERYTHING = {
-    "kind": "lora",
-    "dora": True,
-    "dropout": 0.1,
-    "targets": ["attention", "feed_forward", "convolutions", "projections"],
-    "text_encoder_learning_rate": 1e-3,
-    "vectors_learning_rate": 1e-2,
-}
-FULL = {"kind": "full", "text_encoder_learning_rate": 1e-4, "ema_decay": 0.9}
 KINDS = {
     "lora": ("sd1", LORA, None, {}),
     "everything": ("sdxl", EVERYTHING, CLASS, {"gradient_checkpointing": True}),
@@ -48,71 +35,6 @@ KINDS = {
 }
 
 
-@pytest.fixture
-def make(models, pictures, tmp_path):
-    """Return hyperparameters of a run with a method."""
-
-    def make(method, prior=None, family="sd1", **training):
-        return {
-            "model": {"pretrained_model_name_or_path": str(models[family])},
-            "method": method,
-            "prior": prior and {"cache_dir": str(tmp_path / "cache"), **prior},
-            "concepts": {
-                "concept_strs": "fbernuy",
-                "initializer_strs": "brain",
-                "img_dirs": str(pictures),
-                "instance_prompt": "a photo of a fbernuy logo",
-            },
-            "training": {
-                "num_sgd_steps": 4,
-                "checkpoint_freq": 2,
-                "metric_report_freq": 2,
-                "gradient_accumulation_steps": 2,
-                "learning_rate": 1e-3,
-                **training,
-            },
-            "inference": {"generate_training_images": False},
-        }
-
-    return make
-
-
-def learnt(folder):
-    return torch.load(last(folder) / "resume/state.pt", weights_only=True)["method"]
-
-
-def same(one, other):
-    one, other = learnt(one), learnt(other)
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def exported(folder):
-    export = last(folder) / "export"
-    files = [path for path in sorted(export.rglob("*")) if path.is_file()]
-    return {str(path.relative_to(export)): path.read_bytes() for path in files}
-
-
-def run_together(folder, hparams, **arguments):
-    """Run on two processes that share the work."""
-    meeting = folder.with_name(f"{folder.name} {arguments}")
-    folder.mkdir(exist_ok=True)
-    identify(folder)  # as the launcher does, before there is a process
-
-    def process(rank):
-        os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
-        run(folder, hparams, rendezvous=f"file://{meeting}", **arguments)
-
-    context = multiprocessing.get_context("fork")
-    ranks = [context.Process(target=process, args=(rank,), daemon=True) for rank in range(2)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(300)
-        rank.kill()
-    assert [rank.exitcode for rank in ranks] == [0, 0]
-    return folder
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stopped_run_ends_where_a_straight_one_does(tmp_path, make, kind):
     family, method, prior, training = KINDS[kind]
@@ -121,7 +43,7 @@ def test_a_stopped_run_ends_where_a_straight_one_does(tmp_path, make, kind):
     run(tmp_path / "stopped", hparams, stop_at=3)
     stopped = run(tmp_path / "stopped", hparams)
     assert same(stopped, straight)
-    assert exported(stopped) == exported(straight)
+    assert exports(stopped) == exports(straight)
     assert {value.dtype for value in learnt(straight).values()} == {torch.float32}
 
 
@@ -132,7 +54,7 @@ def test_two_processes_agree_with_one_and_go_on_where_they_stopped(tmp_path, mak
     two = run_together(tmp_path / "two", hparams)
     run_together(tmp_path / "stopped", hparams, stop_at=3)
     assert same(run_together(tmp_path / "stopped", hparams), two)
-    assert exported(tmp_path / "stopped") == exported(two)
+    assert exports(tmp_path / "stopped") == exports(two)
     one, two = learnt(run(tmp_path / "one", hparams)), learnt(two)
     assert one.keys() == two.keys()
     assert all(torch.allclose(one[name], two[name], atol=1e-5) for name in one)
@@ -153,16 +75,6 @@ def test_each_part_has_its_own_learning_rate(tmp_path, make):
     long = learnt(run(tmp_path, make(frozen, num_sgd_steps=4)))
     moved = {name for name in long if not torch.equal(long[name], short[name])}
     assert moved == {name for name in long if name.startswith("unet.")}
-
-
-@pytest.mark.parametrize("method", [LORA, {"kind": "full"}], ids=["lora", "full"])
-def test_a_prior_without_weight_is_none_bit_for_bit(tmp_path, make, method):
-    without = run(tmp_path / "without", make(method))
-    weightless = run(tmp_path / "weightless", make(method, {**CLASS, "weight": 0}))
-    assert same(weightless, without)
-    assert exported(weightless) == exported(without)
-    assert not (tmp_path / "cache").exists()
-    assert not same(run(tmp_path / "with", make(method, CLASS)), without)
 
 
 def test_the_terms_are_reported_apart_and_add_up(tmp_path, make):
@@ -192,81 +104,6 @@ def test_micro_batches_change_memory_and_not_results(tmp_path, make):
     for size in (1, 3):
         pieces = learnt(run(tmp_path / f"{size}", make(LORA, CLASS, **sgd, micro_batch_size=size)))
         assert all(torch.allclose(pieces[name], whole[name], atol=1e-6) for name in whole)
-
-
-def test_pictures_of_the_class_are_made_once(tmp_path, make, caplog):
-    caplog.set_level(logging.INFO)
-    hparams = make(LORA, CLASS)
-    run(tmp_path / "first", hparams)
-    (folder,) = (tmp_path / "cache").iterdir()
-    made = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")}
-    assert sorted(made) == ["00000.png", "00001.png", "00002.png"]
-    assert caplog.text.count("making 3 pictures of 'a photo of a logo'") == 1
-    run(tmp_path / "second", hparams)
-    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.png")} == made
-    assert same(tmp_path / "second", tmp_path / "first")
-    content = (folder / "00001.png").read_bytes()
-    for left in (content[:100], b""):  # as a crash of the machine may leave it
-        (folder / "00001.png").write_bytes(left)
-        run(tmp_path / f"{len(left)} bytes", hparams)
-        assert (folder / "00001.png").read_bytes() == content
-    assert {path.suffix for path in folder.iterdir()} == {".png", ".json"}
-    other = copy.deepcopy(hparams)
-    other["prior"]["guidance_scale"] = 2.0
-    run(tmp_path / "other", other)
-    assert len(list((tmp_path / "cache").iterdir())) == 2
-
-
-def test_a_stop_while_pictures_of_the_class_are_made_loses_none(tmp_path, make, monkeypatch):
-    from detsd import classimages
-
-    monkeypatch.setattr(classimages, "BLOCK", 1)
-    hparams = make(LORA, CLASS)
-    straight = run(
-        tmp_path / "straight",
-        {**hparams, "prior": {**hparams["prior"], "cache_dir": str(tmp_path / "other")}},
-    )
-    from detsd.foldertrial import FolderTrial
-
-    asked = iter([False, True])
-    monkeypatch.setattr(FolderTrial, "should_stop", lambda self: next(asked))
-    stopped = run(tmp_path / "stopped", hparams)
-    assert not (stopped / "checkpoints").exists() or not list((stopped / "checkpoints").iterdir())
-    (folder,) = (tmp_path / "cache").iterdir()
-    assert len(list(folder.glob("*.png"))) == 1
-    monkeypatch.undo()
-    monkeypatch.setattr(classimages, "BLOCK", 1)
-    assert same(run(stopped, hparams), straight)
-
-
-def test_a_checkpoint_brings_the_class_along_to_another_machine(tmp_path, make):
-    hparams = make(LORA, CLASS)
-    straight = run(tmp_path / "straight", hparams)
-    stopped = run(tmp_path / "stopped", hparams, stop_at=1)
-    elsewhere = {**hparams, "prior": {**hparams["prior"], "cache_dir": str(tmp_path / "elsewhere")}}
-    assert same(run(stopped, elsewhere), straight)
-    assert not (tmp_path / "elsewhere").exists()
-
-
-def test_own_pictures_of_the_class_are_taken(tmp_path, make, pictures):
-    classes = shutil.copytree(pictures, tmp_path / "classes")
-    own = run(tmp_path / "own", make(LORA, {**CLASS, "class_dir": str(classes)}))
-    assert not (tmp_path / "cache").exists()
-    assert not same(own, run(tmp_path / "made", make(LORA, CLASS)))
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    with pytest.raises(ConfigError, match="class_dir: .* holds no picture"):
-        run(tmp_path / "none", make(LORA, {**CLASS, "class_dir": str(empty)}))
-
-
-def test_an_export_of_all_weights_is_a_whole_model(tmp_path, make):
-    folder = run(tmp_path, make(FULL))
-    export = last(folder) / "export"
-    loaded = load_model(ModelConfig(pretrained_model_name_or_path=str(export)), torch.device("cpu"))
-    state = learnt(folder)
-    for name, value in loaded.unet.state_dict().items():
-        assert torch.equal(value, state[f"unet.{name}@mean"])  # what was sampled, too
-    assert not torch.equal(state["unet.conv_in.weight"], state["unet.conv_in.weight@mean"])
 
 
 @pytest.mark.parametrize("method", [EVERYTHING, {"kind": "full"}], ids=["lora", "full"])
@@ -322,15 +159,6 @@ def test_dropout_and_the_priors_weight_make_a_difference(tmp_path, make):
     assert not same(run(tmp_path / "dropped", make({**LORA, "dropout": 0.5}, CLASS)), plain)
     assert not same(run(tmp_path / "weighted", make(LORA, {**CLASS, "weight": 0.5})), plain)
     assert not same(run(tmp_path / "alpha", make({**LORA, "alpha": 1}, CLASS)), plain)
-
-
-def test_a_common_word_is_warned_of(tmp_path, make, caplog):
-    run(tmp_path / "rare", make(LORA, num_sgd_steps=2))
-    assert "common word" not in caplog.text
-    hparams = make(LORA, num_sgd_steps=2)
-    hparams["concepts"] |= {"concept_strs": "a", "instance_prompt": "a logo"}
-    run(tmp_path / "common", hparams)
-    assert "a is a common word" in caplog.text
 
 
 def test_samples_show_the_word_and_what_there_is_without_it(tmp_path, make):
@@ -416,50 +244,3 @@ def test_what_does_not_go_together_is_refused(make, changes, problem):
         )
     with pytest.raises(ConfigError, match=problem):
         read(FinetuneConfig, hparams)
-
-
-def test_a_target_that_the_model_lacks_is_refused_with_what_it_has(tmp_path, make):
-    with pytest.raises(ConfigError, match="down_blocks.7.attention is nowhere .* mid_block"):
-        run(tmp_path, make({"kind": "lora", "targets": "down_blocks.7.attention"}))
-
-
-def test_a_block_alone_can_be_the_target(tmp_path, make):
-    folder = run(
-        tmp_path, make({"kind": "lora", "targets": "up_blocks.0.cross_attention", "rank": 2})
-    )
-    tensors = load_file(last(folder) / "export" / "pytorch_lora_weights.safetensors")
-    assert tensors
-    assert all(name.startswith("unet.up_blocks.0.") and "attn2" in name for name in tensors)
-    assert {min(value.shape) for value in tensors.values()} == {2}
-
-
-@pytest.mark.parametrize(
-    ("family", "kind"), [("sd1", LORA), ("sd2", EVERYTHING), ("sdxl", EVERYTHING)]
-)
-def test_plain_diffusers_draws_the_same_with_what_was_learnt(tmp_path, make, models, family, kind):
-    method = {**kind, "dropout": 0.0}
-    method.pop("vectors_learning_rate", None)
-    export = last(run(tmp_path, make(method, family=family))) / "export"
-    plain = DiffusionPipeline.from_pretrained(models[family], safety_checker=None)
-    plain.load_lora_weights(export)
-    ours = load_model(
-        ModelConfig(pretrained_model_name_or_path=str(models[family])), torch.device("cpu")
-    )
-    ours.add_adapter("learnt", read_adapter(export))
-    settings = Settings("ddim", {}, 3)
-    request = Request("a photo of a fbernuy logo", 5, 7.5, settings)
-    [(_, image)] = generate(ours, [request])
-    plain.scheduler = build_scheduler(ours, settings)
-    plain.set_progress_bar_config(disable=True)
-
-    def draw():
-        generator = torch.Generator().manual_seed(5)
-        settings = {"num_inference_steps": 3, "guidance_scale": 7.5, "generator": generator}
-        return plain(request.prompt, **settings).images[0]
-
-    theirs = draw()
-    plain.unload_lora_weights()
-    without = draw()
-    image, theirs, without = (np.asarray(one).astype(int) for one in (image, theirs, without))
-    assert abs(image - theirs).max() <= 1
-    assert abs(image - without).max() > 1

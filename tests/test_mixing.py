@@ -17,9 +17,8 @@ from detsd.mixing import chosen, find_adapters
 from detsd.request import RequestError, Settings
 from detsd.sampler import Request
 from tests.made_up import adapter, merge
-from tests.test_methods import EVERYTHING, FULL
 from tests.test_model import made_up
-from tests.trials import last, run
+from tests.trials import EVERYTHING, FULL, last, run
 
 UUID = "0f5bd5a2-7c1c-4a57-9d0e-2f6f3a1b6c55"
 ASKED = {"seed": 3, "steps": 3, "guidance": 5.0}

@@ -13,9 +13,8 @@ from detsd.concepts import write_concepts
 from detsd.grid import generate_grid
 from detsd.imagestore import INDEX, read_records
 from tests.made_up import adapter, merge
-from tests.test_methods import run_together
 from tests.test_model import made_up
-from tests.trials import run
+from tests.trials import run, run_together
 
 UUID = "0f5bd5a2-7c1c-4a57-9d0e-2f6f3a1b6c55"
 WORDS = "a photo of a det-logo"

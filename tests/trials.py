@@ -1,6 +1,8 @@
 """Trials in a folder, in this process: a run takes a second and not ten."""
 
 import copy
+import multiprocessing
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,18 @@ from detsd.finetune import finetune
 from detsd.foldertrial import open_folder_trial
 from detsd.runfolder import identify
 from detsd.trial import Trial
+
+CLASS = {"class_prompt": "a photo of a logo", "num_class_images": 3, "num_inference_steps": 2}
+LORA = {"kind": "lora"}
+EVERYTHING = {
+    "kind": "lora",
+    "dora": True,
+    "dropout": 0.1,
+    "targets": ["attention", "feed_forward", "convolutions", "projections"],
+    "text_encoder_learning_rate": 1e-3,
+    "vectors_learning_rate": 1e-2,
+}
+FULL = {"kind": "full", "text_encoder_learning_rate": 1e-4, "ema_decay": 0.9}
 
 
 def run(
@@ -43,6 +57,27 @@ def run(
     return folder
 
 
+def run_together(folder: Path, hparams: dict[str, Any], **arguments: Any) -> Path:
+    """Run on two processes that share the work."""
+    meeting = folder.with_name(f"{folder.name} {arguments}")
+    folder.mkdir(exist_ok=True)
+    identify(folder)  # as the launcher does, before there is a process
+
+    def process(rank: int) -> None:
+        os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
+        run(folder, hparams, rendezvous=f"file://{meeting}", **arguments)
+
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=process, args=(rank,), daemon=True) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(300)
+        rank.kill()
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    return folder
+
+
 def changed(hparams: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """Return a copy with changes: training__num_sgd_steps=3."""
     result = copy.deepcopy(hparams)
@@ -64,4 +99,19 @@ def rows(folder: Path, name: str = "det-logo") -> dict[str, torch.Tensor]:
 
 def exports(folder: Path) -> dict[str, bytes]:
     """Return the bytes of every file in the last checkpoint's export."""
-    return {path.name: path.read_bytes() for path in (last(folder) / "export").iterdir()}
+    export = last(folder) / "export"
+    files = [path for path in sorted(export.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(export)): path.read_bytes() for path in files}
+
+
+def learnt(folder: Path) -> dict[str, torch.Tensor]:
+    """Return what the last checkpoint goes on from, by name."""
+    return torch.load(last(folder) / "resume/state.pt", weights_only=True)["method"]
+
+
+def same(one: Path, other: Path) -> bool:
+    """Return whether two runs have learnt the same, to the bit."""
+    first, second = learnt(one), learnt(other)
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
