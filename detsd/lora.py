@@ -179,7 +179,8 @@ def _unet_layers(model: StableDiffusion, targets: Sequence[str]) -> list[str]:
     found: dict[str, None] = {}
     for target in targets:
         block, _, kind = target.rpartition(".")
-        beginning = re.escape(f"unet.{block}.") if block else ""
+        # Its dot is looked at and not taken: a layer may follow the block at once.
+        beginning = re.escape(f"unet.{block}") + r"(?=\.)" if block else ""
         # proj_in and proj_out are convolutions in some models, and projections in all of them.
         some = [name for name in layers if re.match(f"{beginning}.*{UNET[kind]}", name)]
         if not some:

@@ -7,15 +7,52 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 
 from detsd.adapters import read_adapter
-from detsd.config import ConfigError, ModelConfig
+from detsd.config import ConfigError, LoraConfig, ModelConfig, read
+from detsd.lora import LearntAdapter
 from detsd.pretrained import load_model
 from detsd.sampler import Request, Settings, build_scheduler, generate
 from tests.trials import EVERYTHING, LORA, last, run
 
 
+def attached(model, **keys):
+    """Return changes in the model that learn, and what of them does by name."""
+    part = LearntAdapter(read(LoraConfig, {**LORA, **keys}), 0, model, half=False)
+    return part, dict(pair for group in part.parameter_groups() for pair in group["params"])
+
+
 def test_a_target_that_the_model_lacks_is_refused_with_what_it_has(tmp_path, make):
     with pytest.raises(ConfigError, match="down_blocks.7.attention is nowhere .* mid_block"):
         run(tmp_path, make({"kind": "lora", "targets": "down_blocks.7.attention"}))
+
+
+SELECTED = {
+    "self_attention": {
+        f"{block}.attentions.{number}.transformer_blocks.0.attn1.to_{name}"
+        for block, count in (("down_blocks.1", 1), ("mid_block", 1), ("up_blocks.0", 2))
+        for number in range(count)
+        for name in ("q", "k", "v", "out.0")
+    },
+    "down_blocks.0.convolutions": {
+        *("down_blocks.0.resnets.0.conv1", "down_blocks.0.resnets.0.conv2"),
+        "down_blocks.0.downsamplers.0.conv",
+    },
+    "mid_block.projections": {f"mid_block.attentions.0.proj_{way}" for way in ("in", "out")},
+    "up_blocks.0.attentions.1.feed_forward": {
+        f"up_blocks.0.attentions.1.transformer_blocks.0.ff.net.{name}" for name in ("0.proj", "2")
+    },
+    # A part that the layers follow at once.
+    "mid_block.resnets.1.convolutions": {f"mid_block.resnets.1.conv{n}" for n in (1, 2)},
+    "mid_block.attentions.0.transformer_blocks.0.cross_attention": {
+        f"mid_block.attentions.0.transformer_blocks.0.attn2.to_{name}"
+        for name in ("q", "k", "v", "out.0")
+    },
+}
+
+
+@pytest.mark.parametrize("target", SELECTED)
+def test_a_target_is_the_layers_that_it_names_and_no_others(load, target):
+    found = {name.rpartition(".")[0] for name in attached(load("sd1"), targets=[target])[1]}
+    assert found == {f"unet.{name}" for name in SELECTED[target]}
 
 
 def test_a_block_alone_can_be_the_target(tmp_path, make):
