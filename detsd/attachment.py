@@ -1,7 +1,7 @@
 """Adapters in a model's modules: put in, weighed, switched off, and taken out as they are."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,12 +24,13 @@ def inject(
     ranks: Mapping[str, int],
     alphas: Mapping[str, float],
     *,
-    dora: bool = False,
+    dora: Collection[str] = (),
     dropout: float = 0.0,
 ) -> dict[str, Any]:
     """Give layers, named as in an adapter, a change of some rank each; return them by name.
 
-    A change counts alpha / rank times. Its values are arbitrary, and nothing of it is learnt yet.
+    A change counts alpha / rank times, and is DoRA's in the layers that are in `dora`. Its values
+    are arbitrary, and nothing of it is learnt yet.
     """
     found: dict[str, Any] = {}
     for part, module in modules.items():
@@ -39,25 +40,11 @@ def inject(
             for layer in ranks
             if layer.startswith(f"{part}.")
         }
-        if not places:
-            continue
-        kinds = {(ranks[layer], alphas[layer]) for layer in places}
-        rank, alpha = next(iter(kinds))
-        one_kind = len(kinds) == 1  # peft looks each layer up in the patterns, which takes long
-        config = peft.LoraConfig(
-            r=rank,
-            lora_alpha=alpha,
-            rank_pattern={} if one_kind else {places[layer]: ranks[layer] for layer in places},
-            alpha_pattern={} if one_kind else {places[layer]: alphas[layer] for layer in places},
-            target_modules=list(places.values()),
-            use_dora=dora,
-            lora_dropout=dropout,
-        )
         learning = [value for value in module.parameters() if value.requires_grad]
-        # It draws first values, which are replaced, and warns of a second adapter, which is meant.
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Already found a `peft_config`")
-            peft.inject_adapter_in_model(config, module, name)
+        for apart in (False, True):  # peft takes all layers of a config for DoRA's, or none
+            some = {layer: place for layer, place in places.items() if (layer in dora) == apart}
+            if some:
+                _inject(module, name, _config(some, ranks, alphas, apart, dropout))
         for value in learning:  # a concept's, which peft has taken for one of the model's own
             value.requires_grad_(True)
         found |= {layer: module.get_submodule(place) for layer, place in places.items()}
@@ -71,7 +58,7 @@ def attach(modules: Modules, name: str, adapter: Adapter) -> None:
     check(modules, name, adapter)
     ranks = {layer: len(factors.down) for layer, factors in adapter.layers.items()}
     alphas = {layer: factors.alpha for layer, factors in adapter.layers.items()}
-    dora = any(factors.magnitude is not None for factors in adapter.layers.values())
+    dora = {layer for layer, factors in adapter.layers.items() if factors.magnitude is not None}
     for layer, place in inject(modules, name, ranks, alphas, dora=dora).items():
         put(place, name, adapter.layers[layer])
 
@@ -129,6 +116,34 @@ def named_layers(part: str, module: nn.Module, kinds: tuple[type[nn.Module], ...
     return [
         f"{part}.{prefix}{name}" for name, one in module.named_modules() if isinstance(one, kinds)
     ]
+
+
+def _config(
+    places: Mapping[str, str],
+    ranks: Mapping[str, int],
+    alphas: Mapping[str, float],
+    dora: bool,
+    dropout: float,
+) -> Any:
+    kinds = {(ranks[layer], alphas[layer]) for layer in places}
+    rank, alpha = next(iter(kinds))
+    one_kind = len(kinds) == 1  # peft looks each layer up in the patterns, which takes long
+    return peft.LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        rank_pattern={} if one_kind else {places[layer]: ranks[layer] for layer in places},
+        alpha_pattern={} if one_kind else {places[layer]: alphas[layer] for layer in places},
+        target_modules=list(places.values()),
+        use_dora=dora,
+        lora_dropout=dropout,
+    )
+
+
+def _inject(module: nn.Module, name: str, config: Any) -> None:
+    # It draws first values, which are replaced, and warns of a second adapter, which is meant.
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")
+        peft.inject_adapter_in_model(config, module, name)
 
 
 def _place(module: nn.Module, layer: str) -> str:

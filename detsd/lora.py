@@ -55,7 +55,7 @@ class LearntAdapter(Part):
             NAME,
             dict.fromkeys(layers, config.rank),
             dict.fromkeys(layers, config.alpha or config.rank),
-            dora=config.dora,
+            dora=set(layers) if config.dora else (),
             dropout=config.dropout,
         )
         self._begin()

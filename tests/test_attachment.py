@@ -1,0 +1,64 @@
+"""Adapters in a model: each layer computes what its file says, and all else stays as it was."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from detsd import attachment
+from detsd.adapters import Adapter
+from tests.made_up import adapter, weight_of
+
+
+@pytest.fixture
+def model(load):
+    """A model that nothing is added to."""
+    return load("sd1")
+
+
+def place_of(model, layer):
+    part, _, name = layer.partition(".")
+    return model.modules[part].get_submodule(name)
+
+
+def with_magnitudes(model, made, layers):
+    """Return the adapter with those of its layers as DoRA has them."""
+    changed = {
+        name: made.layers[name]._replace(magnitude=1.5 * norms(weight_of(model, name)))
+        for name in layers
+    }
+    return Adapter({**made.layers, **changed}, made.about)
+
+
+def norms(weight):
+    return weight.flatten(1).norm(dim=1)
+
+
+def computed(weight, layer, scale=1.0):
+    """Return the weight with its change, by the definition."""
+    product = layer.up.flatten(1) @ layer.down.flatten(1)
+    whole = weight + scale * layer.alpha / layer.rank * product.view_as(weight)
+    if layer.magnitude is None:
+        return whole
+    share = layer.magnitude / norms(whole)
+    return whole * share.view(-1, *[1] * (whole.dim() - 1))
+
+
+def test_only_the_layers_with_magnitudes_are_doras(model):
+    """As kohya's files may have them: attention with DoRA, and the rest without."""
+    made = adapter(model, words="mid_block", rank=3)
+    of_dora = [name for name in made.layers if "attn" in name or "conv1" in name]
+    assert of_dora and len(of_dora) < len(made.layers)
+    made = with_magnitudes(model, made, of_dora)
+    weights = {name: weight_of(model, name).clone() for name in made.layers}
+    attachment.attach(model.modules, "mixed", made)
+    for name, layer in made.layers.items():
+        place, wanted = place_of(model, name), computed(weights[name], layer)
+        shape = (2, wanted.shape[1], 4, 4) if wanted.dim() == 4 else (2, wanted.shape[1])
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        base = place.base_layer
+        if wanted.dim() == 4:
+            expected = F.conv2d(x, wanted, base.bias, base.stride, base.padding)
+        else:
+            expected = F.linear(x, wanted, base.bias)
+        assert torch.allclose(place(x), expected, atol=1e-5), name
+        assert (attachment.take(place, "mixed").magnitude is None) == (name not in of_dora)
