@@ -150,6 +150,17 @@ def _place(module: nn.Module, layer: str) -> str:
     return layer if hasattr(module, layer.split(".")[0]) else layer.removeprefix(PREFIX)
 
 
+def _weight(modules: Modules, layer: str) -> torch.Tensor | None:
+    """Return what an adapter's layer would change, or None where there is no such thing."""
+    part, _, rest = layer.partition(".")
+    try:
+        place: Any = modules[part].get_submodule(_place(modules[part], rest))
+    except (KeyError, AttributeError):
+        return None
+    place = getattr(place, "base_layer", place)
+    return place.weight if isinstance(place, (nn.Linear, nn.Conv2d)) else None
+
+
 def _layers(modules: Modules) -> Iterator[Any]:
     for module in modules.values():
         yield from (one for one in module.modules() if isinstance(one, LoraLayer))
@@ -159,14 +170,10 @@ def check(modules: Modules, name: str, adapter: Adapter) -> None:
     """Refuse an adapter that was made for another model, before anything is changed."""
     unknown, misshapen = [], []
     for layer, factors in adapter.layers.items():
-        part, _, rest = layer.partition(".")
-        try:
-            place: Any = modules[part].get_submodule(_place(modules[part], rest))
-        except (KeyError, AttributeError):
+        weight = _weight(modules, layer)
+        if weight is None:
             unknown.append(layer)
-            continue
-        weight = getattr(place, "base_layer", place).weight
-        if (len(factors.up), factors.down[0].numel()) != (len(weight), weight[0].numel()):
+        elif (len(factors.up), factors.down[0].numel()) != (len(weight), weight[0].numel()):
             misshapen.append(
                 f"{layer} ({len(factors.up)} × {factors.down[0].numel()} numbers, "
                 f"here {len(weight)} × {weight[0].numel()})"

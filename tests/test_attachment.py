@@ -5,8 +5,11 @@ import torch
 from torch.nn import functional as F
 
 from detsd import attachment
-from detsd.adapters import Adapter
+from detsd.adapters import Adapter, AdapterError
+from detsd.layers import Layer
 from tests.made_up import adapter, weight_of
+
+TO_Q = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q"
 
 
 @pytest.fixture
@@ -62,3 +65,29 @@ def test_only_the_layers_with_magnitudes_are_doras(model):
             expected = F.linear(x, wanted, base.bias)
         assert torch.allclose(place(x), expected, atol=1e-5), name
         assert (attachment.take(place, "mixed").magnitude is None) == (name not in of_dora)
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        ("vae.encoder.conv_in", "changes layers that this model lacks: vae.encoder.conv_in"),
+        ("unet.mid_block.attentions.7.proj_in", "this model lacks"),
+        # What is there, but has no weight of its own, or one that no adapter changes.
+        (TO_Q.replace("to_q", "to_out"), "this model lacks: .*to_out"),
+        ("unet.conv_norm_out", "this model lacks: unet.conv_norm_out"),
+        (TO_Q.replace("to_q", "to_k"), r"other shapes than it: .*to_k \(9 × 5 .*, here 64 × 32\)"),
+    ],
+)
+def test_an_adapter_of_another_model_is_refused_and_changes_nothing(model, layer, said):
+    wanted = adapter(model, words=TO_Q).layers
+    other = {layer: Layer(torch.rand(2, 5), torch.rand(9, 2), 2.0)}
+    before = [name for name, _ in model.unet.named_modules()]
+    with pytest.raises(AdapterError, match=f"^style was made for another base model: .*{said}"):
+        model.add_adapter("style", Adapter({**wanted, **other}))
+    assert [name for name, _ in model.unet.named_modules()] == before
+
+
+def test_an_error_names_some_of_many_layers(model):
+    factors = Layer(torch.rand(2, 5), torch.rand(9, 2), 2.0)
+    with pytest.raises(AdapterError, match="lacks: unet.0, unet.1, unet.2 and 7 more$"):
+        model.add_adapter("style", Adapter({f"unet.{number}": factors for number in range(10)}))
