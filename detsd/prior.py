@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from detsd import fingerprint
@@ -13,7 +13,7 @@ from detsd.classimages import digest, made_pictures, own_pictures
 from detsd.config import FinetuneConfig
 from detsd.data import Example, Latents, cache_latents
 from detsd.model import StableDiffusion
-from detsd.trial import Trial
+from detsd.trial import Trial, TrialError
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +66,16 @@ def keep_latents(folder: Path, samples: ClassSamples | None) -> None:
 def _read_kept(path: Path, name: str) -> Latents | None:
     if not path.is_file():
         return None
-    with safe_open(path, framework="pt") as file:
-        if (file.metadata() or {}).get(FOLLOWS) != name:
-            log.warning("the pictures of the class are others since the checkpoint")
-            return None
-        return Latents(*(file.get_tensor(column) for column in Latents._fields))
+    try:
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get(FOLLOWS) != name:
+                log.warning("the pictures of the class are others since the checkpoint")
+                return None
+            return Latents(*(file.get_tensor(column) for column in Latents._fields))
+    except SafetensorError as error:
+        raise TrialError(
+            f"{path} cannot be read ({error}); remove its checkpoint to go on from the one before"
+        ) from None
 
 
 def _follows(config: FinetuneConfig, model: StableDiffusion, size: int) -> dict[str, Any]:

@@ -7,7 +7,9 @@ import shutil
 import pytest
 
 from detsd.config import ConfigError
-from tests.trials import CLASS, LORA, exports, run, same
+from detsd.prior import KEPT
+from detsd.trial import TrialError
+from tests.trials import CLASS, LORA, exports, last, run, same
 
 
 @pytest.mark.parametrize("method", [LORA, {"kind": "full"}], ids=["lora", "full"])
@@ -72,6 +74,17 @@ def test_a_checkpoint_brings_the_class_along_to_another_machine(tmp_path, make):
     elsewhere = {**hparams, "prior": {**hparams["prior"], "cache_dir": str(tmp_path / "elsewhere")}}
     assert same(run(stopped, elsewhere), straight)
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_damaged_latents_of_the_class_are_an_error_in_a_line(tmp_path, make):
+    hparams = make(LORA, CLASS)
+    stopped = run(tmp_path / "stopped", hparams, stop_at=1)
+    kept = last(stopped) / KEPT
+    content = kept.read_bytes()
+    for damaged in (content[:-9], content[:20], b""):
+        kept.write_bytes(damaged)
+        with pytest.raises(TrialError, match=f"{kept.name} cannot be read .* go on from the one"):
+            run(stopped, hparams)
 
 
 def test_own_pictures_of_the_class_are_taken(tmp_path, make, pictures):
