@@ -8,6 +8,7 @@ from detsd import attachment
 from detsd.adapters import Adapter, AdapterError
 from detsd.layers import Layer
 from tests.made_up import adapter, weight_of
+from tests.test_model import made_up
 
 TO_Q = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_q"
 
@@ -91,3 +92,56 @@ def test_an_error_names_some_of_many_layers(model):
     factors = Layer(torch.rand(2, 5), torch.rand(9, 2), 2.0)
     with pytest.raises(AdapterError, match="lacks: unet.0, unet.1, unet.2 and 7 more$"):
         model.add_adapter("style", Adapter({f"unet.{number}": factors for number in range(10)}))
+
+
+def test_what_counts_is_what_is_used_and_as_much_as_is_said(model):
+    """Of an adapter in one place with another, too; with no weight it is not there."""
+    one, other = adapter(model, words=TO_Q), adapter(model, words="mid_block", seed=1, rank=3)
+    weight = weight_of(model, TO_Q).clone()
+    for name, made in (("one", one), ("other", other)):
+        model.add_adapter(name, made)
+    place = place_of(model, TO_Q)
+
+    def effect():
+        """Return the weight as it counts; it has no bias."""
+        return place(torch.eye(weight.shape[1])).T
+
+    for scales in ((1.0, 0.0), (0.5, -2.0), (0.0, 0.0), (0.0, 3.0)):
+        attachment.use(model.modules, [*zip(("one", "other"), scales, strict=True)])
+        wanted = weight
+        for made, scale in zip((one, other), scales, strict=True):
+            wanted = computed(wanted, made.layers[TO_Q], scale)
+        assert torch.allclose(effect(), wanted, atol=1e-5)
+    used = effect()
+    with pytest.raises(ZeroDivisionError), attachment.switched_off(model.modules):
+        assert torch.equal(effect(), weight)
+        1 / 0  # noqa: B018
+    assert torch.equal(effect(), used)
+
+
+def test_a_words_rows_learn_on_beside_an_adapter_and_chance_is_left_alone(model):
+    rows = model.add_concept(made_up(model, "det-logo", 2))
+    made, before = adapter(model, words=""), torch.get_rng_state()
+    model.add_adapter("style", made)
+    learning = [value for one in model.modules.values() for value in one.parameters()]
+    assert [value for value in learning if value.requires_grad] == [*rows.values()]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_what_was_put_in_is_taken_out_by_the_name_it_came_by(load, family):
+    model = load(family)
+    made = adapter(model, words="")
+    made = with_magnitudes(model, made, [name for name in made.layers if "q_proj" in name])
+    found = attachment.inject(
+        model.modules,
+        "learnt",
+        {name: layer.rank for name, layer in made.layers.items()},
+        {name: layer.alpha for name, layer in made.layers.items()},
+        dora={name for name, layer in made.layers.items() if layer.magnitude is not None},
+    )
+    assert found.keys() == made.layers.keys()
+    for name, layer in made.layers.items():
+        attachment.put(found[name], "learnt", layer)
+        for taken, wanted in zip(attachment.take(found[name], "learnt"), layer, strict=True):
+            assert taken is wanted is None or torch.equal(*map(torch.as_tensor, (taken, wanted)))
