@@ -97,6 +97,7 @@ def test_an_error_names_some_of_many_layers(model):
 def test_what_counts_is_what_is_used_and_as_much_as_is_said(model):
     """Of an adapter in one place with another, too; with no weight it is not there."""
     one, other = adapter(model, words=TO_Q), adapter(model, words="mid_block", seed=1, rank=3)
+    one = with_magnitudes(model, one, [TO_Q])
     weight = weight_of(model, TO_Q).clone()
     for name, made in (("one", one), ("other", other)):
         model.add_adapter(name, made)
@@ -110,7 +111,7 @@ def test_what_counts_is_what_is_used_and_as_much_as_is_said(model):
         attachment.use(model.modules, [*zip(("one", "other"), scales, strict=True)])
         wanted = weight
         for made, scale in zip((one, other), scales, strict=True):
-            wanted = computed(wanted, made.layers[TO_Q], scale)
+            wanted = computed(wanted, made.layers[TO_Q], scale) if scale else wanted
         assert torch.allclose(effect(), wanted, atol=1e-5)
     used = effect()
     with pytest.raises(ZeroDivisionError), attachment.switched_off(model.modules):
