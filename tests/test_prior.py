@@ -1,15 +1,35 @@
 """What the model is not to forget: pictures made once, found again, and taken along."""
 
 import copy
+import json
 import logging
 import shutil
 
 import pytest
+import torch
 
-from detsd.config import ConfigError
-from detsd.prior import KEPT
+from detsd import classimages
+from detsd.config import ConfigError, FinetuneConfig, read
+from detsd.pretrained import load_model
+from detsd.prior import KEPT, class_samples, keep_latents
 from detsd.trial import TrialError
 from tests.trials import CLASS, LORA, exports, last, run, same
+
+FEW = {**CLASS, "num_class_images": 1, "num_inference_steps": 1}
+
+
+def asked(folder, hparams, own=None):
+    """Return what a trial is told of the class before it learns."""
+    found = []
+
+    def ask(trial):
+        config = read(FinetuneConfig, trial.hparams)
+        model = load_model(config.model, trial.device)
+        size = config.concepts.img_size or model.size
+        found.append(class_samples(config, model, size, trial, own))
+
+    run(folder, hparams, work=ask)
+    return found[0]
 
 
 @pytest.mark.parametrize("method", [LORA, {"kind": "full"}], ids=["lora", "full"])
@@ -46,8 +66,6 @@ def test_pictures_of_the_class_are_made_once(tmp_path, make, caplog):
 
 
 def test_a_stop_while_pictures_of_the_class_are_made_loses_none(tmp_path, make, monkeypatch):
-    from detsd import classimages
-
     monkeypatch.setattr(classimages, "BLOCK", 1)
     hparams = make(LORA, CLASS)
     straight = run(
@@ -96,3 +114,91 @@ def test_own_pictures_of_the_class_are_taken(tmp_path, make, pictures):
     empty.mkdir()
     with pytest.raises(ConfigError, match="class_dir: .* holds no picture"):
         run(tmp_path / "none", make(LORA, {**CLASS, "class_dir": str(empty)}))
+
+
+OTHERS = {
+    "class_prompt": "a painting",
+    "num_inference_steps": 2,
+    "guidance_scale": 1.0,
+    "generator_seed": 5,
+    "scheduler_name": "euler-ancestral",
+}
+
+
+@pytest.mark.parametrize("key", [*OTHERS, "img_size", "model"])
+def test_pictures_that_would_be_others_are_made_anew(tmp_path, make, key):
+    hparams = make(LORA, FEW)
+    asked(tmp_path / "one", hparams)
+    if key in OTHERS:
+        hparams["prior"][key] = OTHERS[key]
+    elif key == "model":
+        hparams["model"] = make(LORA, family="sd2")["model"]
+    else:
+        hparams["concepts"]["img_size"] = 32
+    asked(tmp_path / "other", hparams)
+    pictures = sorted((tmp_path / "cache").glob("*/*.png"))
+    assert len(pictures) == 2 and pictures[0].read_bytes() != pictures[1].read_bytes()
+    told = [json.loads((path.parent / "about.json").read_text()) for path in pictures]
+    assert told[0] != told[1]
+
+
+def test_pictures_are_found_again_whatever_else_is_asked(tmp_path, make):
+    first = asked(tmp_path / "one", make(LORA, FEW))
+    other = make({"kind": "full"}, {**FEW, "weight": 0.5}, learning_rate=1.0, train_seed=3)
+    other["concepts"] |= {"crop_scale": [0.5, 0.9], "flip_p": 0.5}
+    again = asked(tmp_path / "other", other)
+    assert len(list((tmp_path / "cache").glob("*/*.png"))) == 1
+    assert (again.prompt, again.weight, again.follows) == ("a photo of a logo", 0.5, first.follows)
+    for one, two in zip(first.latents, again.latents, strict=True):
+        assert torch.equal(one, two)
+        assert one.shape[:2] == (1, 1)  # no crop of it, and no mirror image
+
+
+def test_each_picture_has_its_own_seed_and_more_are_added(tmp_path, make, monkeypatch):
+    monkeypatch.setattr(classimages, "BLOCK", 1)
+    asked(tmp_path / "one", make(LORA, {**FEW, "num_class_images": 2}))
+    (folder,) = (tmp_path / "cache").iterdir()
+    made = {path: path.stat().st_mtime_ns for path in folder.glob("*.png")}
+    asked(tmp_path / "more", make(LORA, {**FEW, "num_class_images": 3}))
+    assert len(list(folder.glob("*.png"))) == 3
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    seed = json.loads((folder / "about.json").read_text())["first_seed"]
+    asked(tmp_path / "next", make(LORA, {**FEW, "generator_seed": seed + 1}))
+    (first_of_next,) = (set((tmp_path / "cache").iterdir()) - {folder}).pop().glob("*.png")
+    assert first_of_next.read_bytes() == (folder / "00001.png").read_bytes()
+
+
+def test_without_a_use_for_pictures_none_are_made(tmp_path, make):
+    assert asked(tmp_path / "none", make(LORA)) is None
+    assert asked(tmp_path / "weightless", make(LORA, {**FEW, "weight": 0})) is None
+    samples = asked(tmp_path / "distill", make(LORA, {**FEW, "kind": "distill", "weight": 2}))
+    assert (samples.prompt, samples.weight, samples.latents) == ("a photo of a logo", 2, None)
+    assert not (tmp_path / "cache").exists()
+    keep_latents(tmp_path / "nowhere", samples)
+    keep_latents(tmp_path / "nowhere", None)
+
+
+def test_what_a_checkpoint_keeps_is_taken_if_it_is_of_these_pictures(tmp_path, make, caplog):
+    hparams = make(LORA, FEW)
+    first = asked(tmp_path / "one", hparams)
+    (tmp_path / KEPT).parent.mkdir()
+    keep_latents(tmp_path, first)
+    shutil.rmtree(tmp_path / "cache")
+    again = asked(tmp_path / "two", hparams, own=tmp_path)
+    assert all(torch.equal(one, two) for one, two in zip(first.latents, again.latents, strict=True))
+    assert not (tmp_path / "cache").exists() and "class are others" not in caplog.text
+    hparams["concepts"]["interpolation"] = "nearest"
+    asked(tmp_path / "three", hparams, own=tmp_path)
+    assert (tmp_path / "cache").exists() and "class are others since" in caplog.text
+
+
+def test_a_place_or_a_size_that_pictures_cannot_have_is_refused(tmp_path, make):
+    (tmp_path / "file").write_text("here already")
+    with pytest.raises(
+        ConfigError, match="prior.cache_dir: .*file/.* cannot hold pictures .*Not a"
+    ):
+        asked(tmp_path / "one", make(LORA, {**FEW, "cache_dir": str(tmp_path / "file")}))
+    hparams = make(LORA, FEW)
+    hparams["concepts"]["img_size"] = 18
+    with pytest.raises(ConfigError, match="concepts.img_size: a multiple of 4 .* found 18"):
+        asked(tmp_path / "two", hparams)
