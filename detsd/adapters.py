@@ -129,7 +129,7 @@ def _noted_by_kohya(tensors: Tensors, metadata: Mapping[str, str]) -> dict[str, 
 def _json(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
     try:
         found = json.loads(metadata.get(key, "{}"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"its metadata is damaged, {key} is no JSON ({error})") from None
     if not isinstance(found, dict):
         raise ValueError(f"its metadata is damaged, found {found!r} for {key}")

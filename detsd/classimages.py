@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def made_pictures(
         if trial.is_chief:
             _open_folder(folder, follows)
         settings = Settings(prior.scheduler_name, {}, prior.num_inference_steps, (size, size))
-        _make(prior, model, settings, trial, missing, paths)
+        _make(prior, model, settings, trial, missing, paths, there)
     return paths
 
 
@@ -85,6 +85,7 @@ def _make(
     trial: Trial,
     blocks: Sequence[range],
     paths: Sequence[Path],
+    there: Collection[int],
 ) -> None:
     def draw(number: int) -> dict[int, bytes]:
         requests = [
@@ -101,7 +102,8 @@ def _make(
                 raise Stopped
             for made in trial.deal(draw, range(len(blocks))[start : start + trial.size]):
                 for number, png in made.items():
-                    if trial.is_chief:
+                    # Those that are there stay, to the bit: other runs may have learnt from them.
+                    if trial.is_chief and number not in there:
                         _write(paths[number], png)
                     bar.update()
 

@@ -118,7 +118,7 @@ def _read_safetensors(path: Path, name: str | None) -> Concept:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
             tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, json.JSONDecodeError, RecursionError) as error:
         raise ConceptError(f"{path}: is no safetensors file, or a damaged one ({error})") from None
     if not isinstance(about, dict):
         raise ConceptError(f"{path}: its metadata is damaged, found {about!r} for {METADATA_KEY}")

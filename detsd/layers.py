@@ -10,6 +10,11 @@ from detsd.layouts import ALPHA, DOWN, MAGNITUDE, SCALE, UP
 
 Given = Mapping[str, torch.Tensor]
 
+_NUMBERS = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.float8_e4m3fn, torch.float8_e5m2),
+)
+
 
 class Layer(NamedTuple):
     """What is added is alpha / rank × up · down."""
@@ -29,7 +34,7 @@ def layer_of(given: Given) -> Layer:
     """Return the layer of a file's tensors by role, in float32, or raise a ValueError."""
     if lacking := sorted({DOWN, UP} - given.keys()):
         raise ValueError(f"lacks its {' and '.join(lacking)}, has {' and '.join(sorted(given))}")
-    down, up = (given[role].to(torch.float32, copy=True) for role in (DOWN, UP))
+    down, up = _read(given[DOWN]), _read(given[UP])
     shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
     linear = down.dim() == up.dim() == 2
     convolution = down.dim() == up.dim() == 4 and up.shape[2:] == (1, 1)
@@ -49,6 +54,12 @@ def checked_alpha(alpha: object) -> float:
     raise ValueError(f"a number is wanted for alpha, found {alpha!r}")
 
 
+def _read(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.dtype not in _NUMBERS:
+        raise ValueError(f"real numbers of 8 to 64 bits are wanted, found {tensor.dtype}")
+    return tensor.to(torch.float32, copy=True)
+
+
 def _only(tensor: torch.Tensor) -> object:
     return tensor.item() if tensor.numel() == 1 else tuple(tensor.shape)
 
@@ -64,5 +75,5 @@ def _magnitude(given: Given, rows: int) -> torch.Tensor | None:
                 f"DoRA's magnitudes are wanted by row, ({rows},), found {shape}; by column, as "
                 "LyCORIS can have them, they are not supported"
             )
-        return tensor.to(torch.float32, copy=True).flatten()
+        return _read(tensor).flatten()
     return None

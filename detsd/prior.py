@@ -35,7 +35,8 @@ def class_samples(
         return ClassSamples(prior.class_prompt, prior.weight, None, "")
     whole = config.concepts.model_copy(update={"crop_scale": None, "flip_p": 0.0})
     follows = trial.ask(lambda: _follows(config, model, size))
-    name = digest({**follows, **_prepared(config), "count": prior.num_class_images})
+    count = prior.num_class_images if prior.class_dir is None else None
+    name = digest({**follows, **_prepared(config), "count": count})
     latents = _read_kept(own / KEPT, name) if own else None
     if latents is None:
         if prior.class_dir is not None:
@@ -93,6 +94,7 @@ def _follows(config: FinetuneConfig, model: StableDiffusion, size: int) -> dict[
         return {**follows, "pictures": fingerprint.of_folder(prior.class_dir)}
     return {
         **follows,
+        "computed": [str(model.unet.dtype), model.device.type],
         "forward_process": {key: str(value) for key, value in model.scheduler_config.items()},
         "prompt": prior.class_prompt,
         "scheduler": prior.scheduler_name,

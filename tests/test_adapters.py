@@ -532,6 +532,16 @@ MALFORMED = {
     "holds LoCon with a Tucker": {f"{KOHYA}.lora_mid.weight": torch.rand(2, 2, 3, 3)},
     "holds LoRA with biases": {**LAYER, f"unet.{TO_Q}.lora_B.bias": torch.rand(8)},
     "holds LoRA of a transformer": {"transformer.a.lora_A.weight": torch.rand(2, 6), **LAYER},
+    "real numbers of 8 to 64 bits are wanted, found torch.complex64": {
+        **LAYER,
+        f"unet.{TO_Q}.lora.up.weight": torch.rand(8, 2, dtype=torch.complex64),
+    },
+    "8 to 64 bits are wanted, found torch.float4": {
+        **LAYER,
+        f"unet.{TO_Q}.lora.up.weight": torch.zeros(8, 1, dtype=torch.uint8).view(
+            torch.float4_e2m1fn_x2
+        ),
+    },
     "is no tensor's name": {"model.diffusion_model.out.2.weight": torch.rand(2, 6), **LAYER},
     "lora_unet_double_blocks_0_img_attn_proj.lora_down.weight is no": {
         "lora_unet_double_blocks_0_img_attn_proj.lora_down.weight": torch.rand(2, 6)
@@ -552,6 +562,7 @@ def test_tensors_that_are_no_adapter_are_refused(tmp_path, said):
     [
         {"detsd": "{broken"},
         {"detsd": "[]"},
+        {"detsd": "[" * 100_000},
         {"detsd": '{"folded_alpha": "2"}'},
         {"detsd": '{"folded_alpha": 0}'},
         {"lora_adapter_metadata": "{broken"},
@@ -561,7 +572,7 @@ def test_tensors_that_are_no_adapter_are_refused(tmp_path, said):
         {"lora_adapter_metadata": '{"unet.lora_alpha": 1, "unet.alpha_pattern": [1]}'},
         {"lora_adapter_metadata": '{"unet.lora_alpha": 1, "unet.alpha_pattern": {"(": 1}}'},
     ],
-    ids=str,
+    ids=lambda metadata: str(metadata)[:60],
 )
 def test_damaged_metadata_is_refused(tmp_path, metadata):
     save_file(LAYER, tmp_path / "odd.safetensors", metadata=metadata)

@@ -154,8 +154,7 @@ def test_pictures_are_found_again_whatever_else_is_asked(tmp_path, make):
         assert one.shape[:2] == (1, 1)  # no crop of it, and no mirror image
 
 
-def test_each_picture_has_its_own_seed_and_more_are_added(tmp_path, make, monkeypatch):
-    monkeypatch.setattr(classimages, "BLOCK", 1)
+def test_each_picture_has_its_own_seed_and_more_are_added(tmp_path, make):
     asked(tmp_path / "one", make(LORA, {**FEW, "num_class_images": 2}))
     (folder,) = (tmp_path / "cache").iterdir()
     made = {path: path.stat().st_mtime_ns for path in folder.glob("*.png")}
@@ -164,6 +163,7 @@ def test_each_picture_has_its_own_seed_and_more_are_added(tmp_path, make, monkey
     assert {path: path.stat().st_mtime_ns for path in made} == made
     seed = json.loads((folder / "about.json").read_text())["first_seed"]
     asked(tmp_path / "next", make(LORA, {**FEW, "generator_seed": seed + 1}))
+    assert asked(tmp_path / "fewer", make(LORA, FEW)).latents.mean.shape[0] == 1
     (first_of_next,) = (set((tmp_path / "cache").iterdir()) - {folder}).pop().glob("*.png")
     assert first_of_next.read_bytes() == (folder / "00001.png").read_bytes()
 
