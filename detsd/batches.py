@@ -43,7 +43,7 @@ class Sample(NamedTuple):
 class ClassSamples(NamedTuple):
     """What the model is not to forget: a sample of the class for each of the concept."""
 
-    prompt: str
+    captions: tuple[str, ...]  # of each picture; of the concept's own pictures any of them
     weight: float
     latents: Latents | None  # of pictures of the class; without any, the concept's own are taken
     follows: str  # a name for what these follow from
@@ -122,7 +122,7 @@ class Batches:
             sample = self._draw(step, place, indices[place])
             yield sample
             if self.prior is not None and not of_class:
-                yield self._by_class(self.prior, sample)
+                yield self._by_class(self.prior, sample, step * self.batch_size + place)
             elif self.prior is not None:
                 yield self._draw_class(self.prior, step, place, of_class[place])
 
@@ -139,10 +139,11 @@ class Batches:
             example.weight / self.batch_size,
         )
 
-    def _by_class(self, prior: ClassSamples, own: Sample) -> Sample:
+    def _by_class(self, prior: ClassSamples, own: Sample, slot: int) -> Sample:
         """Return the very same noisy latent, by the name of its class."""
         weight = prior.weight / self.batch_size
-        return own._replace(caption=prior.prompt, weight=weight, of_class=True)
+        choice = self._choose(slot, "prior caption", len(prior.captions))
+        return own._replace(caption=prior.captions[choice], weight=weight, of_class=True)
 
     def _draw_class(self, prior: ClassSamples, step: int, place: int, index: int) -> Sample:
         assert prior.latents is not None
@@ -150,7 +151,7 @@ class Batches:
         return Sample(
             *self._noisy(prior.latents, (index, 0), slot, "prior "),
             self._timestep(slot, "prior timestep"),
-            prior.prompt,
+            prior.captions[index],
             prior.latents.origins[index, 0],
             prior.weight / self.batch_size,
             of_class=True,

@@ -64,7 +64,8 @@ def made_pictures(
     missing = [block for block in blocks if not there.issuperset(block)]
     if missing:
         count = len(paths) - len(there)
-        log.info("making %d pictures of %r, kept in %s", count, prior.class_prompt, folder)
+        of = " and ".join(map(repr, prior.class_prompt))
+        log.info("making %d pictures of %s, kept in %s", count, of, folder)
         if trial.is_chief:
             _open_folder(folder, follows)
         settings = Settings(prior.scheduler_name, {}, prior.num_inference_steps, (size, size))
@@ -89,7 +90,9 @@ def _make(
 ) -> None:
     def draw(number: int) -> dict[int, bytes]:
         requests = [
-            Request(prior.class_prompt, prior.generator_seed + one, prior.guidance_scale, settings)
+            Request(
+                prior.prompt_of(one), prior.generator_seed + one, prior.guidance_scale, settings
+            )
             for one in blocks[number]
         ]
         return {blocks[number][place]: _png(image) for place, image in generate(model, requests)}

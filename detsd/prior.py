@@ -43,7 +43,7 @@ def class_samples(
             paths = own_pictures(prior.class_dir)
         else:
             paths = made_pictures(prior, model, size, trial, follows)
-        examples = [Example(path, (prior.class_prompt,)) for path in paths]
+        examples = [Example(path, (prior.prompt_of(place),)) for place, path in enumerate(paths)]
 
         def encode() -> Latents:
             with model.vae_awake():
@@ -53,7 +53,8 @@ def class_samples(
         # By the chief alone: the others may be on machines where the pictures are not.
         latents = trial.ask(encode)
     on_device = Latents(*(column.to(model.device) for column in latents))
-    return ClassSamples(prior.class_prompt, prior.weight, on_device, name)
+    captions = tuple(prior.prompt_of(place) for place in range(len(on_device.mean)))
+    return ClassSamples(captions, prior.weight, on_device, name)
 
 
 def keep_latents(folder: Path, samples: ClassSamples | None) -> None:
@@ -96,7 +97,7 @@ def _follows(config: FinetuneConfig, model: StableDiffusion, size: int) -> dict[
         **follows,
         "computed": [str(model.unet.dtype), model.device.type],
         "forward_process": {key: str(value) for key, value in model.scheduler_config.items()},
-        "prompt": prior.class_prompt,
+        "prompts": prior.class_prompt,
         "scheduler": prior.scheduler_name,
         "steps": prior.num_inference_steps,
         "guidance_scale": prior.guidance_scale,

@@ -217,6 +217,15 @@ def test_captions_alone_are_enough_for_all_weights(tmp_path, make, pictures):
         ),
         ({"prior": {**CLASS, "class_dir": "pictures"}}, "prior.class_dir: no such folder"),
         ({"prior": {"class_prompt": "a fbernuy logo"}}, "prior.class_prompt: names fbernuy"),
+        ({"prior": {"class_prompt": ["a", "a fbernuy"]}}, "prior.class_prompt: names fbernuy"),
+        (
+            {"prior": {"class_prompt": ["a", "b"], "class_dir": "."}},
+            "prior.class_prompt: one for the pictures of class_dir is wanted, found 2",
+        ),
+        (
+            {"prior": {"class_prompt": ["a", "b"], "num_class_images": 1}},
+            "prior.num_class_images: one for each of 2 prompts is wanted",
+        ),
         ({"prior": {**CLASS, "cache_dir": ""}}, "prior.cache_dir: a folder is wanted"),
         ({"method": "lora"}, "^method: a mapping is wanted, found 'lora'$"),
         (

@@ -148,7 +148,8 @@ def test_pictures_are_found_again_whatever_else_is_asked(tmp_path, make):
     other["concepts"] |= {"crop_scale": [0.5, 0.9], "flip_p": 0.5}
     again = asked(tmp_path / "other", other)
     assert len(list((tmp_path / "cache").glob("*/*.png"))) == 1
-    assert (again.prompt, again.weight, again.follows) == ("a photo of a logo", 0.5, first.follows)
+    assert (again.captions, again.weight) == (first.captions, 0.5)
+    assert again.follows == first.follows
     for one, two in zip(first.latents, again.latents, strict=True):
         assert torch.equal(one, two)
         assert one.shape[:2] == (1, 1)  # no crop of it, and no mirror image
@@ -168,11 +169,25 @@ def test_each_picture_has_its_own_seed_and_more_are_added(tmp_path, make):
     assert first_of_next.read_bytes() == (folder / "00001.png").read_bytes()
 
 
+def test_several_prompts_share_the_pictures(tmp_path, make, monkeypatch):
+    monkeypatch.setattr(classimages, "BLOCK", 1)
+    prompts = ["a photo of a logo", "a painting"]
+    shared = {**FEW, "class_prompt": prompts, "num_class_images": 3}
+    samples = asked(tmp_path / "both", make(LORA, shared))
+    assert samples.captions == ("a photo of a logo", "a painting", "a photo of a logo")
+    (folder,) = (tmp_path / "cache").iterdir()
+    seed = json.loads((folder / "about.json").read_text())["first_seed"]
+    alone = {**FEW, "class_prompt": "a painting", "generator_seed": seed + 1}
+    asked(tmp_path / "alone", make(LORA, alone))
+    (drawn,) = (set((tmp_path / "cache").iterdir()) - {folder}).pop().glob("*.png")
+    assert drawn.read_bytes() == (folder / "00001.png").read_bytes()
+
+
 def test_without_a_use_for_pictures_none_are_made(tmp_path, make):
     assert asked(tmp_path / "none", make(LORA)) is None
     assert asked(tmp_path / "weightless", make(LORA, {**FEW, "weight": 0})) is None
     samples = asked(tmp_path / "distill", make(LORA, {**FEW, "kind": "distill", "weight": 2}))
-    assert (samples.prompt, samples.weight, samples.latents) == ("a photo of a logo", 2, None)
+    assert samples == (("a photo of a logo",), 2, None, "")
     assert not (tmp_path / "cache").exists()
     keep_latents(tmp_path / "nowhere", samples)
     keep_latents(tmp_path / "nowhere", None)

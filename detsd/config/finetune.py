@@ -221,7 +221,7 @@ def _of_prior(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if prior and _inverts(raw):
         yield "prior", "textual inversion leaves the model as it is, and nothing is forgotten"
     words = _texts(concepts.get("concept_strs"))
-    for word in named(str(prior.get("class_prompt")), words):
+    for word in named("\n".join(_texts(prior.get("class_prompt"))), words):
         yield "prior.class_prompt", f"names {word}, which is not to be all that its class can be"
     folder = prior.get("class_dir")
     if folder is not None and str(folder) in _texts(concepts.get("img_dirs")):

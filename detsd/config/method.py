@@ -106,8 +106,9 @@ class PriorConfig(Section):
     kind: Literal["pictures", "distill"] = "pictures"
     """`pictures` of the class, which the model makes first; or, with `distill`, what the unchanged
     model predicts for the class of the concept's own noisy pictures: a second look, no pictures."""
-    class_prompt: Text
-    """What a picture of the class is called: `a photo of a man`."""
+    class_prompt: Annotated[tuple[Text, ...], Listed, Field(min_length=1)]
+    """What a picture of the class is called: `a photo of a man`. Of several, for the scenes and
+    media that it is drawn in, each has its share of the pictures."""
     weight: Annotated[Number, Field(ge=0)] = 1.0
     """Loss = mean over the concept's pictures + this × mean over the class's; 0 is no prior."""
     num_class_images: Count = 200
@@ -125,11 +126,24 @@ class PriorConfig(Section):
     cache_dir: Path | None = None
     """Where made pictures are kept for other runs; in the home folder's .cache when absent."""
 
+    def prompt_of(self, number: int) -> str:
+        """Return what the class picture of that number is called."""
+        return self.class_prompt[number % len(self.class_prompt)]
+
     @classmethod
     def disagreements(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Folders without a name; pictures that a kind has no use for."""
         for key in ("class_dir", "cache_dir"):
             if raw.get(key) == "":
                 yield key, "a folder is wanted, or null"
+        prompts = raw.get("class_prompt")
+        if raw.get("class_dir") is not None and isinstance(prompts, list) and len(prompts) > 1:
+            yield (
+                "class_prompt",
+                f"one for the pictures of class_dir is wanted, found {len(prompts)}",
+            )
         if raw.get("kind") == "distill" and raw.get("class_dir") is not None:
             yield "class_dir", "distill takes no pictures of the class; leave out one of the two"
+        count = raw.get("num_class_images", 200)
+        if isinstance(prompts, list) and isinstance(count, int) and count < len(prompts):
+            yield "num_class_images", f"one for each of {len(prompts)} prompts is wanted"
