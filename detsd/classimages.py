@@ -64,7 +64,8 @@ def made_pictures(
     missing = [block for block in blocks if not there.issuperset(block)]
     if missing:
         count = len(paths) - len(there)
-        of = " and ".join(map(repr, prior.class_prompt))
+        more = len(prior.class_prompt) - 1
+        of = f"{prior.prompt_of(0)!r}" + (f" and {more} more prompts" if more else "")
         log.info("making %d pictures of %s, kept in %s", count, of, folder)
         if trial.is_chief:
             _open_folder(folder, follows)
