@@ -8,7 +8,14 @@ from typing import NamedTuple
 from torch import nn
 
 from detsd.adapters import SUFFIX, Adapter, AdapterError, read_adapter
-from detsd.concepts import ADAPTER_FILE, Concept, ConceptError, concept_files, read_concepts
+from detsd.concepts import (
+    ADAPTER_FILE,
+    EARLIER_FILE,
+    Concept,
+    ConceptError,
+    concept_files,
+    read_concepts,
+)
 from detsd.config import model_folder
 from detsd.fetch import UUID, fetch_checkpoint
 
@@ -41,7 +48,7 @@ def read_export(source: str | Path, concepts_file: str = "") -> Export:
     if path.is_file():
         return _read_file(path)
     if model := model_folder(path):
-        return Export(model=model)
+        return Export(words_beside(model), model=model)
     folder = path / "export" if (path / "export").is_dir() else path
     named = [place / concepts_file for place in (path, folder) if concepts_file]
     file = next((one for one in named if one.is_file()), None)
@@ -49,6 +56,13 @@ def read_export(source: str | Path, concepts_file: str = "") -> Export:
     if adapter and not file and not concept_files(folder):
         return Export(adapter=adapter)
     return Export(tuple(read_concepts(file or path)), adapter)
+
+
+def words_beside(model: str | Path) -> tuple[Concept, ...]:
+    """Return the concepts that were learnt together with a whole model, and lie in its folder."""
+    # No other file says that: models from elsewhere have .safetensors of many kinds beside.
+    beside = (Path(model) / EARLIER_FILE).is_file()
+    return tuple(read_concepts(Path(model))) if beside else ()
 
 
 def find_model(name: str) -> str:

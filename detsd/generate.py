@@ -11,9 +11,9 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from detsd import console
-from detsd.checkpoints import find_checkpoint
+from detsd.checkpoints import find_checkpoint, find_model, words_beside
 from detsd.concepts import Concept, read_concepts
-from detsd.config import ConfigError, ModelConfig, hub_token
+from detsd.config import ConfigError, ModelConfig, hub_token, read
 from detsd.mixing import Asked, Source, brought_along, chosen, find_adapters
 from detsd.model import StableDiffusion
 from detsd.pretrained import DTYPES, load_model
@@ -169,7 +169,8 @@ def load_pipeline(
 ) -> Pipeline:
     """Load a model, concepts and adapters.
 
-    The model is a folder or a hub id; or, where all weights were trained, the checkpoint. A concept
+    The model is a folder or a hub id; or, where all weights were trained, the checkpoint, and the
+    words that were learnt with it come along. A concept
     or an adapter is a record, a file, a checkpoint folder, or the UUID of a Determined checkpoint;
     an adapter may be in a pair with its scale, and brings the concepts of its checkpoint along.
     `safety` is whether to load the safety checker, where the model carries one.
@@ -183,8 +184,10 @@ def load_pipeline(
     found = [concept for source in sources for concept in find_concepts(source)]
     mixed = find_adapters(adapters)
     found += brought_along(mixed, found)
+    there = {concept.name for concept in found}
+    found += [word for word in words_beside(find_model(str(base))) if word.name not in there]
     token = hub_token(os.environ)
-    config = ModelConfig(pretrained_model_name_or_path=str(base))
+    config = read(ModelConfig, {"pretrained_model_name_or_path": str(base)})
     model = load_model(config, place, precision=precision, token=token)
     for concept in found:
         model.add_concept(concept)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from detsd import fingerprint
 from detsd.adapters import Adapter
-from detsd.checkpoints import read_export
+from detsd.checkpoints import find_model, read_export, words_beside
 from detsd.concepts import ConceptError
 from detsd.config import ConfigError, GridConfig
 from detsd.sweep import Wanted
@@ -73,10 +73,12 @@ def read_stock(config: GridConfig) -> Stock:
     compared, swept = told_apart[:count], told_apart[count:]
     _refuse_words_twice(shared)
     _refuse_models(shared, compared, swept)
+    base = config.pipeline.pretrained_model_name_or_path
+    beside = _Source(base, tuple(known(words_beside(find_model(base)), base)), None, "")
     found = {}
     for own, drawn in product(_each(compared), _each(swept)):
         key = (own[0].name if own else None, drawn[0].name if drawn else None)
-        found[key] = _materials(config, [*shared, *own], drawn)
+        found[key] = _materials(config, [*shared, *own], drawn, beside)
     return found
 
 
@@ -96,13 +98,17 @@ def _read(name: str, file: str, number: int | None = None) -> _Source:
 
 
 def _materials(
-    config: GridConfig, sources: Sequence[_Source], drawn: Sequence[_Source]
+    config: GridConfig, sources: Sequence[_Source], drawn: Sequence[_Source], beside: _Source
 ) -> Materials:
     model = config.pipeline.pretrained_model_name_or_path
     whole = [(one.name, one.model_digest) for one in sources if one.model_digest]
+    words = [word for one in [*sources, *drawn] for word in one.words]
+    there = {word.name for word in words}
+    if not whole:
+        words += [word for word in beside.words if word.name not in there]
     return Materials(
         *(whole[0] if whole else (model, "")),
-        vocabulary=Vocabulary([word for one in [*sources, *drawn] for word in one.words]),
+        vocabulary=Vocabulary(words),
         # One that is named twice is there once.
         changes=tuple({one.change.digest: one.change for one in sources if one.change}.values()),
         swept=drawn[0].change if drawn else None,

@@ -150,8 +150,7 @@ def attach(
     method, training, prior = config.method, config.training, config.prior
     parts: list[Part] = []
     if method.learns_vectors:
-        rate = method.vectors_learning_rate if isinstance(method, LoraConfig) else None
-        parts.append(Vectors(training, concepts, model, rate))
+        parts.append(Vectors(training, concepts, model, method.vectors_learning_rate))
     if isinstance(method, LoraConfig):
         parts.append(LearntAdapter(method, training.train_seed, model, half=half))
     if isinstance(method, FullConfig):

@@ -140,13 +140,14 @@ class StableDiffusion:
             added_cond_kwargs=added,
         ).sample
 
-    def pipeline(self, scheduler: Any = None) -> Any:
-        """Return diffusers' own pipeline over these weights, with the concepts merged in."""
+    def pipeline(self, scheduler: Any = None, *, concepts: bool = True) -> Any:
+        """Return diffusers' own pipeline over these weights, with the concepts merged in or not."""
         if scheduler is None:
             kind = getattr(diffusers, self.scheduler_config.get("_class_name", "DDPMScheduler"))
             scheduler = kind.from_config(self.scheduler_config)
         parts: dict[str, Any] = {"vae": self.vae, "unet": self.unet, "scheduler": scheduler}
-        for encoder, suffix in zip(self.text.merged(), ("", "_2"), strict=False):
+        encoders = self.text.merged() if concepts else self.text.without_concepts()
+        for encoder, suffix in zip(encoders, ("", "_2"), strict=False):
             parts[f"tokenizer{suffix}"] = encoder.tokenizer
             parts[f"text_encoder{suffix}"] = encoder.module
         if self.family == "sdxl":

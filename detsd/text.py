@@ -55,6 +55,7 @@ class PromptEncoder:
         self.encoders = tuple(encoders)
         self.device = device
         self.concepts: dict[str, int] = {}  # name → number of vectors
+        self._untaught: list[Any] = []  # the tokenizers before there were concepts
         self._ids: dict[str, list[torch.Tensor]] = {}
 
     def add_concept(self, concept: Concept) -> dict[str, nn.Parameter]:
@@ -70,6 +71,8 @@ class PromptEncoder:
             )
         for key, tokenizer, module in self.encoders:  # all of them, before the first is changed
             tokens.check_concept(tokenizer, module, concept.name, concept.vectors[key])
+        if not self.concepts:
+            self._untaught = [copy.deepcopy(tokenizer) for _, tokenizer, _ in self.encoders]
         rows = {
             key: tokens.add_concept(tokenizer, module, concept.name, concept.vectors[key])
             for key, tokenizer, module in self.encoders
@@ -117,6 +120,17 @@ class PromptEncoder:
         return [
             TextEncoder(key, copy.deepcopy(tokenizer), _with_plain_embedding(module))
             for key, tokenizer, module in self.encoders
+        ]
+
+    def without_concepts(self) -> list[TextEncoder]:
+        """Return the encoders as `merged`, but as if no concept had been added."""
+        return [
+            TextEncoder(key, untaught, _with_plain_embedding(module, concepts=False))
+            for (key, _, module), untaught in zip(
+                self.encoders,
+                self._untaught or [one.tokenizer for one in self.encoders],
+                strict=True,
+            )
         ]
 
     def _tokenize(self, prompt: str) -> list[torch.Tensor]:
@@ -167,12 +181,12 @@ def _spelt(widths: Mapping[str, int]) -> str:
     return f"{said}, as of {family})" if family else f"{said})"
 
 
-def _with_plain_embedding(encoder: Any) -> Any:
+def _with_plain_embedding(encoder: Any, *, concepts: bool = True) -> Any:
     table = encoder.get_input_embeddings()
     if not isinstance(table, tokens.ConceptEmbedding):
         return encoder
     tensors = [*encoder.parameters(), *encoder.buffers()]
     twin = copy.deepcopy(encoder, {id(tensor): tensor for tensor in tensors})  # same weights
-    twin.set_input_embeddings(table.merged())
+    twin.set_input_embeddings(table.merged() if concepts else table.plain())
     twin.config.vocab_size = twin.get_input_embeddings().num_embeddings
     return twin

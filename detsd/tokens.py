@@ -30,6 +30,10 @@ class ConceptEmbedding(nn.Module):
         learnt = F.embedding((ids - self.first_id).clamp(min=0), rows).to(known.dtype)
         return torch.where(is_concept[..., None], learnt, known)
 
+    def plain(self) -> nn.Embedding:
+        """Return the table alone, as it was before there were rows."""
+        return nn.Embedding.from_pretrained(self.weight.detach())
+
     def merged(self) -> nn.Embedding:
         """Return a plain embedding with the rows behind the table, as other tools expect."""
         rows = torch.cat([*self.rows]).detach().to(self.weight)

@@ -1,6 +1,7 @@
 """All weights of the UNet, and perhaps the text encoders', as a part that is learnt."""
 
 import copy
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from detsd.part import Distance, Part, compute_in_half
 
 # Below this share of the weights' length a change is none.
 HARDLY = 1e-6
+_ROWS = re.compile(r"token_embedding\.rows\.\d+$")  # of new words, which learn apart
 SAMPLED = 4096  # numbers of each tensor that are kept, to see how far it has come
 
 
@@ -114,9 +116,9 @@ class LearntWeights(Part):
         return {"model"}
 
     def export(self, folder: Path, about: Mapping[str, Any]) -> None:
-        """Write the whole model, in diffusers' layout."""
+        """Write the whole model, in diffusers' layout; words have files of their own."""
         with self.shown():
-            self._model.pipeline().save_pretrained(folder)
+            self._model.pipeline(concepts=False).save_pretrained(folder)
 
     def unlearnt(self) -> AbstractContextManager[None]:
         """Return a context in which the first weights compute, where they were kept."""
@@ -136,11 +138,12 @@ class LearntWeights(Part):
             self._swap()
 
     def _begin(self, part: str, module: nn.Module, other: nn.Module) -> None:
-        own, theirs = module.state_dict(), other.state_dict()
+        own = {name: value for name, value in module.state_dict().items() if not _ROWS.search(name)}
+        theirs = other.state_dict()
         if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in theirs.items()}:
             said = f"the checkpoint's {part} is that of another base model"
         elif part in self._modules:
-            module.load_state_dict(theirs)
+            module.load_state_dict(theirs, strict=False)  # the rows of new words are none of it
             return
         elif all(torch.equal(value.cpu(), theirs[name]) for name, value in own.items()):
             return
@@ -159,4 +162,5 @@ class LearntWeights(Part):
     def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
         for part, module in self._modules.items():
             for name, value in module.named_parameters():
-                yield f"{part}.{name}", value
+                if not _ROWS.search(name):
+                    yield f"{part}.{name}", value

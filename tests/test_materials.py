@@ -31,9 +31,9 @@ def here(tmp_path, load, monkeypatch):
 def stock(models):
     """Return the stock of a grid, and its images."""
 
-    def stock(shared=(), **sweep):
+    def stock(shared=(), base=models["sd1"], **sweep):
         hparams = {
-            "pipeline": {"pretrained_model_name_or_path": str(models["sd1"])},
+            "pipeline": {"pretrained_model_name_or_path": str(base)},
             "local_checkpoint_paths": list(shared),
             "sweep": {"prompt": "a det-logo", "seed": 1, **sweep},
         }
@@ -45,6 +45,18 @@ def stock(models):
 
 def counted(materials, one):
     return [(change.source, scale) for change, scale in materials.weighed(one)]
+
+
+def test_words_beside_a_model_are_there_with_it_alone(here, stock, load):
+    write_concepts(here / "whole" / "export", [made_up(load("sd1"), "det-logo", 4)])
+    (materials,) = stock(["whole"])[0].values()
+    assert materials.vocabulary.num_vectors == {"det-logo": 4}
+    (materials,) = stock([], base="whole")[0].values()
+    assert (materials.model, materials.vocabulary.num_vectors) == ("whole", {"det-logo": 4})
+    (materials,) = stock(["words"], base="whole")[0].values()  # what is named goes first
+    assert materials.vocabulary.num_vectors == {"det-logo": 2}
+    (materials,) = stock(["whole-2"], base="whole")[0].values()
+    assert (materials.model, materials.vocabulary.num_vectors) == ("whole-2", {})
 
 
 def test_shared_checkpoints_give_all_that_they_hold_to_every_image(here, stock, models):

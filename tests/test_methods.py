@@ -10,6 +10,7 @@ from tests.trials import (
     EVERYTHING,
     FULL,
     LORA,
+    WORDED,
     exports,
     last,
     learnt,
@@ -23,6 +24,8 @@ KINDS = {
     "everything": ("sdxl", EVERYTHING, CLASS, {"gradient_checkpointing": True}),
     "distilled": ("sd2", EVERYTHING, {"kind": "distill", **CLASS}, {"snr_gamma": 5.0}),
     "full": ("sdxl", FULL, CLASS, {"max_grad_norm": 1.0}),
+    "full with words": ("sd1", WORDED, {"kind": "distill", **CLASS}, {}),
+    "full with words in bf16": ("sd2", WORDED, CLASS, {"precision": "bf16"}),
     "full, distilled": ("sd1", {"kind": "full"}, {"kind": "distill", **CLASS}, {}),
     "full, 8 bits": ("sd2", {"kind": "full"}, None, {"optimizer_name": "adamw8bit"}),
     "lora in bf16": ("sd1", EVERYTHING, {"kind": "distill", **CLASS}, {"precision": "bf16"}),
@@ -106,7 +109,11 @@ def test_micro_batches_change_memory_and_not_results(tmp_path, make):
         assert all(torch.allclose(pieces[name], whole[name], atol=1e-6) for name in whole)
 
 
-@pytest.mark.parametrize("method", [EVERYTHING, {"kind": "full"}], ids=["lora", "full"])
+@pytest.mark.parametrize(
+    "method",
+    [EVERYTHING, {"kind": "full"}, {**WORDED, "ema_decay": None}],
+    ids=["lora", "full", "full with words"],
+)
 @pytest.mark.parametrize("named", ["", "export"])
 def test_another_trials_export_is_where_a_run_starts(tmp_path, make, method, named):
     first = run(tmp_path / "first", make(method, num_sgd_steps=2))

@@ -1,13 +1,18 @@
 """All weights: a whole model in the end, and their running mean where one is kept."""
 
+import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 
 from detsd.config import FullConfig, ModelConfig, read
+from detsd.generate import load_pipeline
 from detsd.pretrained import load_model
+from detsd.request import Settings
+from detsd.sampler import build_scheduler
 from detsd.weights import LearntWeights
-from tests.trials import FULL, last, learnt, run
+from tests.trials import FULL, WORDED, last, learnt, run
 
 
 def attached(model, *, keeps_first=False, half=False, **keys):
@@ -39,6 +44,42 @@ def test_an_export_of_all_weights_is_a_whole_model(tmp_path, make):
     for name, value in loaded.unet.state_dict().items():
         assert torch.equal(value, state[f"unet.{name}@mean"])  # what was sampled, too
     assert not torch.equal(state["unet.conv_in.weight"], state["unet.conv_in.weight@mean"])
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_words_that_are_learnt_with_the_weights_come_along(tmp_path, make, family):
+    folder = run(tmp_path, make({**WORDED, "ema_decay": None}, family=family))
+    assert not [name for name in learnt(folder) if "rows" in name]  # the words' own, and once
+    checkpoint = last(folder)
+    pipeline = load_pipeline(checkpoint)
+    assert pipeline.concepts == {"fbernuy": 2}
+    asked = {"seed": 5, "steps": 3, "scheduler": "ddim"}
+    [with_word] = pipeline("a photo of a fbernuy logo", **asked)
+    [by_name] = load_pipeline(checkpoint, concepts=checkpoint)("a photo of a fbernuy logo", **asked)
+    assert by_name.tobytes() == with_word.tobytes()
+
+    plain = DiffusionPipeline.from_pretrained(checkpoint / "export", safety_checker=None)
+    assert "fbernuy" not in plain.tokenizer.get_vocab()
+    [without_word] = pipeline("a photo of a logo", **asked)
+    settings = Settings("ddim", {}, 3)
+    plain.scheduler = build_scheduler(pipeline.model, settings)
+    plain.set_progress_bar_config(disable=True)
+    vectors = load_file(checkpoint / "export" / "fbernuy.safetensors")
+    for key, tensor in vectors.items():
+        suffix = "_2" if key == "clip_g" else ""
+        plain.load_textual_inversion(
+            {"fbernuy": tensor},
+            tokenizer=getattr(plain, f"tokenizer{suffix}"),
+            text_encoder=getattr(plain, f"text_encoder{suffix}"),
+        )
+    for ours, prompt in (
+        (with_word, "a photo of a fbernuy logo"),
+        (without_word, "a photo of a logo"),
+    ):
+        generator = torch.Generator().manual_seed(5)
+        theirs = plain(prompt, num_inference_steps=3, guidance_scale=7.5, generator=generator)
+        apart = np.asarray(ours).astype(int) - np.asarray(theirs.images[0]).astype(int)
+        assert abs(apart).max() <= 1
 
 
 def test_the_mean_follows_fast_while_it_is_young_and_then_as_it_is_told(load):

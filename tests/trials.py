@@ -26,6 +26,7 @@ EVERYTHING = {
     "vectors_learning_rate": 1e-2,
 }
 FULL = {"kind": "full", "text_encoder_learning_rate": 1e-4, "ema_decay": 0.9}
+WORDED = {**FULL, "vectors_learning_rate": 1e-2}
 
 
 def run(

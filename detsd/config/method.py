@@ -40,11 +40,8 @@ class TextualInversionConfig(Section):
     """What is learnt."""
 
     learns_weights: ClassVar = False  # of the model's own
-
-    @property
-    def learns_vectors(self) -> bool:
-        """Whether the concepts are new words with vectors, and not a rare word of the model's."""
-        return True
+    learns_vectors: ClassVar = True  # the concepts are new words, and not a rare one of the model's
+    vectors_learning_rate: ClassVar = None  # but the optimizer's
 
 
 class LoraConfig(Section):
@@ -84,6 +81,8 @@ class FullConfig(Section):
     """What is learnt."""
     text_encoder_learning_rate: Rate | None = None
     """Learn the text encoders' weights, too, at this rate; not when absent."""
+    vectors_learning_rate: Rate | None = None
+    """Learn the concepts as new words, too, at this rate (pivotal tuning); not when absent."""
     ema_decay: Annotated[Number, Field(gt=0, lt=1)] | None = None
     """Keep a running mean of the weights, which is what is sampled and exported."""
 
@@ -92,7 +91,7 @@ class FullConfig(Section):
     @property
     def learns_vectors(self) -> bool:
         """Whether the concepts are new words with vectors, and not a rare word of the model's."""
-        return False
+        return self.vectors_learning_rate is not None
 
 
 MethodConfig = Annotated[
