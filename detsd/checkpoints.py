@@ -48,7 +48,7 @@ def read_export(source: str | Path, concepts_file: str = "") -> Export:
     if path.is_file():
         return _read_file(path)
     if model := model_folder(path):
-        return Export(words_beside(model), model=model)
+        return Export(words_beside(str(model)), model=model)
     folder = path / "export" if (path / "export").is_dir() else path
     named = [place / concepts_file for place in (path, folder) if concepts_file]
     file = next((one for one in named if one.is_file()), None)
@@ -58,11 +58,12 @@ def read_export(source: str | Path, concepts_file: str = "") -> Export:
     return Export(tuple(read_concepts(file or path)), adapter)
 
 
-def words_beside(model: str | Path) -> tuple[Concept, ...]:
-    """Return the concepts that were learnt together with a whole model, and lie in its folder."""
-    # No other file says that: models from elsewhere have .safetensors of many kinds beside.
-    beside = (Path(model) / EARLIER_FILE).is_file()
-    return tuple(read_concepts(Path(model))) if beside else ()
+def words_beside(model: str, named: Collection[str] = ()) -> tuple[Concept, ...]:
+    """Return the concepts that were learnt together with a whole model, but for those `named`."""
+    # The one file that says so: models from elsewhere have .safetensors of many kinds beside.
+    file = Path(find_model(model)).expanduser() / EARLIER_FILE
+    words = read_concepts(file) if file.is_file() else []
+    return tuple(word for word in words if word.name not in named)
 
 
 def find_model(name: str) -> str:

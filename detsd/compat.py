@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from detsd import finetune
-from detsd.checkpoints import CheckpointError, distinct, name_of, read_export
+from detsd.checkpoints import CheckpointError, distinct, name_of, read_export, words_beside
 from detsd.concepts import ConceptError
 from detsd.config import ModelConfig, hub_token
 from detsd.denoise import build_scheduler
@@ -61,6 +61,8 @@ class DetSDTextualInversionPipeline:
             },
             token=token,
         )
+        for concept in words_beside(config.pretrained_model_name_or_path):
+            self._model.add_concept(concept)
         self._model.vae.to(self._model.device, self._model.unet.dtype)
         name, place = config.pretrained_model_name_or_path, self._model.device
         self._checker = load_safety_checker(name, place, token=token)

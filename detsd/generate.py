@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from detsd import console
-from detsd.checkpoints import find_checkpoint, find_model, words_beside
+from detsd.checkpoints import find_checkpoint, words_beside
 from detsd.concepts import Concept, read_concepts
 from detsd.config import ConfigError, ModelConfig, hub_token, read
 from detsd.mixing import Asked, Source, brought_along, chosen, find_adapters
@@ -169,31 +169,29 @@ def load_pipeline(
 ) -> Pipeline:
     """Load a model, concepts and adapters.
 
-    The model is a folder or a hub id; or, where all weights were trained, the checkpoint, and the
-    words that were learnt with it come along. A concept
-    or an adapter is a record, a file, a checkpoint folder, or the UUID of a Determined checkpoint;
-    an adapter may be in a pair with its scale, and brings the concepts of its checkpoint along.
-    `safety` is whether to load the safety checker, where the model carries one.
+    The model is a folder or a hub id; or, where all weights were trained, the checkpoint, whose
+    words come along. A concept or an adapter is a record, a file, a checkpoint folder, or the UUID
+    of a Determined checkpoint; an adapter may be in a pair with its scale, and brings the concepts
+    of its checkpoint along. `safety` is whether to load the safety checker, where there is one.
     """
     known_scheduler(scheduler)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     precision = precision or ("fp16" if place.type == "cuda" else "fp32")
     if precision not in DTYPES:
         raise ConfigError([f"precision: {', '.join(DTYPES)} are known, found {precision!r}"])
+    config = read(ModelConfig, {"pretrained_model_name_or_path": str(base)})
+    name = config.pretrained_model_name_or_path
     sources = [concepts] if isinstance(concepts, (Concept, str, Path)) else concepts
     found = [concept for source in sources for concept in find_concepts(source)]
     mixed = find_adapters(adapters)
     found += brought_along(mixed, found)
-    there = {concept.name for concept in found}
-    found += [word for word in words_beside(find_model(str(base))) if word.name not in there]
+    found += words_beside(name, {concept.name for concept in found})
     token = hub_token(os.environ)
-    config = read(ModelConfig, {"pretrained_model_name_or_path": str(base)})
     model = load_model(config, place, precision=precision, token=token)
     for concept in found:
         model.add_concept(concept)
     for loaded in mixed:
         model.add_adapter(loaded.name, loaded.adapter)
-    name = config.pretrained_model_name_or_path
     checker = load_safety_checker(name, place, token=token) if safety else None
     # Nothing is trained here, so the VAE need not make room between two calls.
     model.vae.to(place)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from detsd import fingerprint
 from detsd.adapters import Adapter
-from detsd.checkpoints import find_model, read_export, words_beside
+from detsd.checkpoints import read_export, words_beside
 from detsd.concepts import ConceptError
 from detsd.config import ConfigError, GridConfig
 from detsd.sweep import Wanted
@@ -73,12 +73,10 @@ def read_stock(config: GridConfig) -> Stock:
     compared, swept = told_apart[:count], told_apart[count:]
     _refuse_words_twice(shared)
     _refuse_models(shared, compared, swept)
-    base = config.pipeline.pretrained_model_name_or_path
-    beside = _Source(base, tuple(known(words_beside(find_model(base)), base)), None, "")
     found = {}
     for own, drawn in product(_each(compared), _each(swept)):
         key = (own[0].name if own else None, drawn[0].name if drawn else None)
-        found[key] = _materials(config, [*shared, *own], drawn, beside)
+        found[key] = _materials(config, [*shared, *own], drawn)
     return found
 
 
@@ -98,16 +96,16 @@ def _read(name: str, file: str, number: int | None = None) -> _Source:
 
 
 def _materials(
-    config: GridConfig, sources: Sequence[_Source], drawn: Sequence[_Source], beside: _Source
+    config: GridConfig, sources: Sequence[_Source], drawn: Sequence[_Source]
 ) -> Materials:
-    model = config.pipeline.pretrained_model_name_or_path
-    whole = [(one.name, one.model_digest) for one in sources if one.model_digest]
-    words = [word for one in [*sources, *drawn] for word in one.words]
-    there = {word.name for word in words}
-    if not whole:
-        words += [word for word in beside.words if word.name not in there]
+    base = config.pipeline.pretrained_model_name_or_path
+    whole = next((one for one in sources if one.model_digest), None)
+    words = [word for one in [*sources, *drawn] if not one.model_digest for word in one.words]
+    # Those beside the model give way to those that are named: a word may have been learnt further.
+    beside = whole.words if whole else tuple(known(words_beside(base), base))
+    words += [word for word in beside if word.name not in {one.name for one in words}]
     return Materials(
-        *(whole[0] if whole else (model, "")),
+        *((whole.name, whole.model_digest) if whole else (base, "")),
         vocabulary=Vocabulary(words),
         # One that is named twice is there once.
         changes=tuple({one.change.digest: one.change for one in sources if one.change}.values()),
@@ -117,7 +115,7 @@ def _materials(
 
 def _refuse_words_twice(shared: Sequence[_Source]) -> None:
     first: dict[str, str] = {}
-    for word in (word for one in shared for word in one.words):
+    for word in (word for one in shared if not one.model_digest for word in one.words):
         if word.name in first:
             raise ConceptError(
                 f"{word.name} is in {first[word.name]} and in {word.source}; to compare them, name "

@@ -146,7 +146,7 @@ class StableDiffusion:
             kind = getattr(diffusers, self.scheduler_config.get("_class_name", "DDPMScheduler"))
             scheduler = kind.from_config(self.scheduler_config)
         parts: dict[str, Any] = {"vae": self.vae, "unet": self.unet, "scheduler": scheduler}
-        encoders = self.text.merged() if concepts else self.text.without_concepts()
+        encoders = self.text.plain(concepts=concepts)
         for encoder, suffix in zip(encoders, ("", "_2"), strict=False):
             parts[f"tokenizer{suffix}"] = encoder.tokenizer
             parts[f"text_encoder{suffix}"] = encoder.module

@@ -37,12 +37,13 @@ def class_samples(
     follows = trial.ask(lambda: _follows(config, model, size))
     count = prior.num_class_images if prior.class_dir is None else None
     name = digest({**follows, **_prepared(config), "count": count})
+    computed = {"computed": [str(model.unet.dtype), model.device.type]}
     latents = _read_kept(own / KEPT, name) if own else None
     if latents is None:
         if prior.class_dir is not None:
             paths = own_pictures(prior.class_dir)
         else:
-            paths = made_pictures(prior, model, size, trial, follows)
+            paths = made_pictures(prior, model, size, trial, {**follows, **computed})
         examples = [Example(path, (prior.prompt_of(place),)) for place, path in enumerate(paths)]
 
         def encode() -> Latents:
@@ -95,7 +96,6 @@ def _follows(config: FinetuneConfig, model: StableDiffusion, size: int) -> dict[
         return {**follows, "pictures": fingerprint.of_folder(prior.class_dir)}
     return {
         **follows,
-        "computed": [str(model.unet.dtype), model.device.type],
         "forward_process": {key: str(value) for key, value in model.scheduler_config.items()},
         "prompts": prior.class_prompt,
         "scheduler": prior.scheduler_name,

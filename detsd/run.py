@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from detsd.batches import Batches, ClassSamples
-from detsd.checkpoints import Export, read_export
+from detsd.checkpoints import Export, read_export, words_beside
 from detsd.concepts import Concept, ConceptError
 from detsd.config import ConfigError, FinetuneConfig, TrainingConfig, Word, hub_token
 from detsd.critic import Critic, open_critic
@@ -72,14 +72,17 @@ def prepare(
         forward_process=training.forward_process,
         token=hub_token(os.environ),
     )
+    words = config.concepts.words if config.method.learns_vectors else ()
+    beside = words_beside(config.model.pretrained_model_name_or_path)
+    learnt = {word.name for word in words}
+    know_words(config, model, [word for word in beside if word.name not in learnt])
     size = _picture_size(config, model)
     own = checkpoint.path if checkpoint and checkpoint.own else None
     prior = class_samples(config, model, size, trial, own)  # before anything is learnt
     batches = _batches(config, trial, examples, model, size, batch_size, prior)
     warn_of_common_words(config, model)
-    words = config.concepts.words if config.method.learns_vectors else ()
     lent = read_export(checkpoint.path) if checkpoint and not checkpoint.own else None
-    concepts = starting_concepts(words, model, lent)
+    concepts = starting_concepts(words, model, lent, beside)
     method = attach(config, concepts, model, half=precision == "bf16")
     if lent:
         method.start_from(lent)
@@ -132,20 +135,33 @@ def target_step(config: TrainingConfig, trial: Trial) -> int:
 
 
 def starting_concepts(
-    words: Sequence[Word], model: StableDiffusion, lent: Export | None
+    words: Sequence[Word],
+    model: StableDiffusion,
+    lent: Export | None,
+    beside: Sequence[Concept],
 ) -> list[Concept]:
-    """Return each word as its initializer has it, or as another trial's checkpoint does."""
+    """Return each word as its initializer has it, as it lies beside the model that it was learnt
+    with, or as another trial's checkpoint has it."""
     initial = [model.text.initial_concept(*word) for word in words]
-    if not words or lent is None:
-        return initial
-    found = {concept.name: concept for concept in lent.concepts}
-    if not found.keys() & {word.name for word in words}:
+    lies = lent.concepts if lent else ()
+    found = {concept.name: concept for concept in (*beside, *lies)}
+    if words and lent and not found.keys() & {word.name for word in words}:
         there = ", ".join(found) or "no words"
         log.warning("the checkpoint has %s: each that is learnt here starts anew", there)
     return [
         _warm(concept, found[concept.name]) if concept.name in found else concept
         for concept in initial
     ]
+
+
+def know_words(config: FinetuneConfig, model: StableDiffusion, words: Sequence[Concept]) -> None:
+    """Let the model know those words that it was learnt with, as it does when it is drawn with."""
+    for word in words:
+        for rows in model.add_concept(word).values():
+            rows.requires_grad_(False)
+    if words and config.method.learns_weights:
+        names = ", ".join(word.name for word in words)
+        log.warning("the model's own %s: known here, and not in what is exported", names)
 
 
 def _warm(concept: Concept, found: Concept) -> Concept:

@@ -115,22 +115,13 @@ class PromptEncoder:
         states = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
         return Conditioning(states, outputs[-1].text_embeds)
 
-    def merged(self) -> list[TextEncoder]:
-        """Return the encoders with plain embeddings, concepts included, sharing these weights."""
+    def plain(self, *, concepts: bool) -> list[TextEncoder]:
+        """Return the encoders with plain embeddings over these weights, concepts in them or not."""
+        known = [encoder.tokenizer for encoder in self.encoders]
+        tokenizers = known if concepts or not self.concepts else self._untaught
         return [
-            TextEncoder(key, copy.deepcopy(tokenizer), _with_plain_embedding(module))
-            for key, tokenizer, module in self.encoders
-        ]
-
-    def without_concepts(self) -> list[TextEncoder]:
-        """Return the encoders as `merged`, but as if no concept had been added."""
-        return [
-            TextEncoder(key, untaught, _with_plain_embedding(module, concepts=False))
-            for (key, _, module), untaught in zip(
-                self.encoders,
-                self._untaught or [one.tokenizer for one in self.encoders],
-                strict=True,
-            )
+            TextEncoder(key, copy.deepcopy(tokenizer), _with_plain_embedding(module, concepts))
+            for (key, _, module), tokenizer in zip(self.encoders, tokenizers, strict=True)
         ]
 
     def _tokenize(self, prompt: str) -> list[torch.Tensor]:
@@ -181,7 +172,7 @@ def _spelt(widths: Mapping[str, int]) -> str:
     return f"{said}, as of {family})" if family else f"{said})"
 
 
-def _with_plain_embedding(encoder: Any, *, concepts: bool = True) -> Any:
+def _with_plain_embedding(encoder: Any, concepts: bool) -> Any:
     table = encoder.get_input_embeddings()
     if not isinstance(table, tokens.ConceptEmbedding):
         return encoder

@@ -1,5 +1,6 @@
 """A concept in one tokenizer and text encoder: its tokens and its rows."""
 
+import re
 from typing import Any
 
 import torch
@@ -38,6 +39,11 @@ class ConceptEmbedding(nn.Module):
         """Return a plain embedding with the rows behind the table, as other tools expect."""
         rows = torch.cat([*self.rows]).detach().to(self.weight)
         return nn.Embedding.from_pretrained(torch.cat([self.weight[: self.first_id], rows]))
+
+
+def is_row(name: str) -> bool:
+    """Return whether a text encoder's parameter of that name is a concept's."""
+    return re.search(r"\.token_embedding\.rows\.\d+$", name) is not None
 
 
 def initial_ids(tokenizer: Any, words: str, num_vectors: int | None) -> list[int]:

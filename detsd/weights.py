@@ -1,7 +1,6 @@
 """All weights of the UNet, and perhaps the text encoders', as a part that is learnt."""
 
 import copy
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -14,10 +13,10 @@ from detsd.checkpoints import Export
 from detsd.config import ConfigError, FullConfig
 from detsd.model import StableDiffusion
 from detsd.part import Distance, Part, compute_in_half
+from detsd.tokens import is_row
 
 # Below this share of the weights' length a change is none.
 HARDLY = 1e-6
-_ROWS = re.compile(r"token_embedding\.rows\.\d+$")  # of new words, which learn apart
 SAMPLED = 4096  # numbers of each tensor that are kept, to see how far it has come
 
 
@@ -138,7 +137,7 @@ class LearntWeights(Part):
             self._swap()
 
     def _begin(self, part: str, module: nn.Module, other: nn.Module) -> None:
-        own = {name: value for name, value in module.state_dict().items() if not _ROWS.search(name)}
+        own = {name: value for name, value in module.state_dict().items() if not is_row(name)}
         theirs = other.state_dict()
         if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in theirs.items()}:
             said = f"the checkpoint's {part} is that of another base model"
@@ -162,5 +161,5 @@ class LearntWeights(Part):
     def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
         for part, module in self._modules.items():
             for name, value in module.named_parameters():
-                if not _ROWS.search(name):
+                if not is_row(name):
                     yield f"{part}.{name}", value

@@ -196,5 +196,7 @@ def test_the_trainer_of_the_earlier_example_is_there():
 
 
 def test_no_model_there_is_an_error_in_a_line(tmp_path):
-    with pytest.raises(ConfigError, match="^pretrained_model_name_or_path: the folder holds no model"):
+    with pytest.raises(
+        ConfigError, match="^pretrained_model_name_or_path: the folder holds no model"
+    ):
         detsd.load_pipeline(tmp_path)

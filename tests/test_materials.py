@@ -55,6 +55,8 @@ def test_words_beside_a_model_are_there_with_it_alone(here, stock, load):
     assert (materials.model, materials.vocabulary.num_vectors) == ("whole", {"det-logo": 4})
     (materials,) = stock(["words"], base="whole")[0].values()  # what is named goes first
     assert materials.vocabulary.num_vectors == {"det-logo": 2}
+    (materials,) = stock(["whole", "words"])[0].values()
+    assert (materials.model, materials.vocabulary.num_vectors) == ("whole", {"det-logo": 2})
     (materials,) = stock(["whole-2"], base="whole")[0].values()
     assert (materials.model, materials.vocabulary.num_vectors) == ("whole-2", {})
 

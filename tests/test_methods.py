@@ -4,6 +4,9 @@ import pytest
 import torch
 
 from detsd.config import ConfigError, FinetuneConfig, read
+from detsd.data import read_examples
+from detsd.generate import load_pipeline
+from detsd.run import prepare
 from tests.conftest import read_lines
 from tests.trials import (
     CLASS,
@@ -126,6 +129,35 @@ def test_another_trials_export_is_where_a_run_starts(tmp_path, make, method, nam
         # With half the alpha of before what is learnt has to be twice as large.
         times = 2 if name.endswith(".up") else 1
         assert name.endswith("@start") or torch.allclose(times * before[name], after[name])
+
+
+def test_a_model_knows_in_training_the_words_that_it_is_drawn_with(tmp_path, make, caplog):
+    first = last(run(tmp_path / "first", make({**WORDED, "ema_decay": None}, num_sgd_steps=2)))
+    before = learnt(tmp_path / "first")["fbernuy/clip_l"]
+
+    def further(name, method, **changes):
+        hparams = make(method, num_sgd_steps=2, **changes)
+        hparams["model"]["pretrained_model_name_or_path"] = str(first)
+        return run(tmp_path / name, hparams)
+
+    drawn_with = load_pipeline(first).model.text.tokenize(["a fbernuy"])
+    seen = []
+    hparams = make(LORA)
+    hparams["model"]["pretrained_model_name_or_path"] = str(first)
+
+    def look(trial):
+        config = read(FinetuneConfig, trial.hparams)
+        model = prepare(config, trial, read_examples(config.concepts), None).model
+        seen.extend(model.text.tokenize(["a fbernuy"]))
+        table = model.encoders[0].module.get_input_embeddings()
+        assert not any(rows.requires_grad for rows in table.rows)
+
+    run(tmp_path / "look", hparams, work=look)
+    assert all(map(torch.equal, seen, drawn_with))
+    still = {**LORA, "vectors_learning_rate": 0}
+    assert torch.equal(learnt(further("pivotal", still))["fbernuy/clip_l"], before)
+    further("full", {"kind": "full"})
+    assert "the model's own fbernuy: known here, and not in what is exported" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,13 @@ def test_damaged_latents_of_the_class_are_an_error_in_a_line(tmp_path, make):
             run(stopped, hparams)
 
 
+def test_the_class_that_a_checkpoint_brings_is_kept_in_another_precision(tmp_path, make):
+    folder = run(tmp_path / "run", make(LORA, CLASS), stop_at=1)
+    shutil.rmtree(tmp_path / "cache")
+    run(folder, make(LORA, CLASS, precision="bf16"))
+    assert not (tmp_path / "cache").exists()
+
+
 def test_own_pictures_of_the_class_are_taken(tmp_path, make, pictures):
     classes = shutil.copytree(pictures, tmp_path / "classes")
     own = run(tmp_path / "own", make(LORA, {**CLASS, "class_dir": str(classes)}))

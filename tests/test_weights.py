@@ -1,17 +1,24 @@
 """All weights: a whole model in the end, and their running mean where one is kept."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 
+from detsd.adapters import write_adapter
+from detsd.compat import DetSDTextualInversionPipeline
+from detsd.concepts import write_concepts
 from detsd.config import FullConfig, ModelConfig, read
 from detsd.generate import load_pipeline
 from detsd.pretrained import load_model
 from detsd.request import Settings
 from detsd.sampler import build_scheduler
 from detsd.weights import LearntWeights
+from tests.made_up import adapter
+from tests.test_model import made_up
 from tests.trials import FULL, WORDED, last, learnt, run
 
 
@@ -80,6 +87,18 @@ def test_words_that_are_learnt_with_the_weights_come_along(tmp_path, make, famil
         theirs = plain(prompt, num_inference_steps=3, guidance_scale=7.5, generator=generator)
         apart = np.asarray(ours).astype(int) - np.asarray(theirs.images[0]).astype(int)
         assert abs(apart).max() <= 1
+
+
+def test_words_beside_a_model_are_found_however_it_is_named(models, load, tmp_path, monkeypatch):
+    model = load("sd1")
+    folder = shutil.copytree(models["sd1"], tmp_path / "home" / "whole")
+    write_adapter(folder / "style.safetensors", adapter(model))  # as on the hub beside a model
+    assert load_pipeline(folder).concepts == {}
+    write_concepts(folder, [made_up(model, "det-logo", 2)])
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert load_pipeline("~/whole").concepts == {"det-logo": 2}
+    names = {"pretrained_model_name_or_path": str(folder), "device": "cpu"}
+    assert DetSDTextualInversionPipeline(**names).all_added_concepts == ["det-logo"]
 
 
 def test_the_mean_follows_fast_while_it_is_young_and_then_as_it_is_told(load):

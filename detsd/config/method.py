@@ -144,5 +144,6 @@ class PriorConfig(Section):
         if raw.get("kind") == "distill" and raw.get("class_dir") is not None:
             yield "class_dir", "distill takes no pictures of the class; leave out one of the two"
         count = raw.get("num_class_images", 200)
-        if isinstance(prompts, list) and isinstance(count, int) and count < len(prompts):
+        made = raw.get("kind") != "distill" and raw.get("class_dir") is None
+        if made and isinstance(prompts, list) and isinstance(count, int) and count < len(prompts):
             yield "num_class_images", f"one for each of {len(prompts)} prompts is wanted"
