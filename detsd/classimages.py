@@ -65,7 +65,7 @@ def made_pictures(
     if missing:
         count = len(paths) - len(there)
         more = len(prior.class_prompt) - 1
-        of = f"{prior.prompt_of(0)!r}" + (f" and {more} more prompts" if more else "")
+        of = f"{prior.prompt_of(0)!r}" + (f" and of {more} more prompts" if more else "")
         log.info("making %d pictures of %s, kept in %s", count, of, folder)
         if trial.is_chief:
             _open_folder(folder, follows)

@@ -119,9 +119,8 @@ class Method:
             yield
 
     def _encode(self, model: StableDiffusion, captions: Sequence[str]) -> Conditioning:
-        return (
-            model.encode_prompts(captions) if self._reads_prompts else self._kept.encode(captions)
-        )
+        encode = model.encode_prompts if self._reads_prompts else self._kept.encode
+        return model.emptied(captions, encode(captions))
 
     @torch.no_grad()
     def _teach(
@@ -135,7 +134,7 @@ class Method:
         with ExitStack() as stack:
             for part in self._parts:
                 stack.enter_context(part.unlearnt())
-            conditioning = self._kept.encode(captions)
+            conditioning = model.emptied(captions, self._kept.encode(captions))
             before = model.predict(
                 noisy[rows], batch.timesteps[rows], conditioning, batch.origins[rows]
             )

@@ -119,6 +119,16 @@ class StableDiffusion:
             torch.zeros_like(empty.states), None if pooled is None else torch.zeros_like(pooled)
         )
 
+    def emptied(self, prompts: Sequence[str], encoded: Conditioning) -> Conditioning:
+        """Return the encoded prompts, empty ones as what guidance leads away from."""
+        if all(prompts) or not self.zeroes_empty_prompt:
+            return encoded
+        told = torch.tensor([bool(prompt) for prompt in prompts], device=self.device)
+        pooled = encoded.pooled
+        return Conditioning(
+            encoded.states * told[:, None, None], None if pooled is None else pooled * told[:, None]
+        )
+
     def predict(
         self,
         noisy: torch.Tensor,

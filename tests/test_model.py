@@ -139,6 +139,19 @@ def test_each_distinct_prompt_is_encoded_once(load, monkeypatch):
     assert not torch.equal(states[0], states[1])
 
 
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_an_empty_caption_is_what_guidance_leads_away_from(load, family):
+    model = load(family)
+    prompts = ["", "a logo", ""]
+    found = model.emptied(prompts, model.encode_prompts(prompts))
+    nothing, logo = model.encode_nothing(1), model.encode_prompts(["a logo"])
+    for place, wanted in enumerate((nothing, logo, nothing)):
+        torch.testing.assert_close(found.states[place], wanted.states[0])
+        if wanted.pooled is not None:
+            torch.testing.assert_close(found.pooled[place], wanted.pooled[0])
+    assert bool(nothing.states.any()) is (family == "sd1")
+
+
 def test_a_concept_of_another_base_model_is_refused(load):
     model, other = load("sd1"), load("sd2")
     with pytest.raises(ConceptError, match="width 48.*takes 32.*another base model"):

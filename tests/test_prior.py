@@ -190,6 +190,13 @@ def test_several_prompts_share_the_pictures(tmp_path, make, monkeypatch):
     assert drawn.read_bytes() == (folder / "00001.png").read_bytes()
 
 
+def test_the_empty_prompt_has_its_share_too(tmp_path, make):
+    prompts = ["", "a photo of a logo"]
+    samples = asked(tmp_path, make(LORA, {**FEW, "class_prompt": prompts, "num_class_images": 2}))
+    assert samples.captions == ("", "a photo of a logo")
+    assert not torch.equal(*samples.latents.mean)
+
+
 def test_without_a_use_for_pictures_none_are_made(tmp_path, make):
     assert asked(tmp_path / "none", make(LORA)) is None
     assert asked(tmp_path / "weightless", make(LORA, {**FEW, "weight": 0})) is None

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from detsd.config.concepts import Text, a_folder
+from detsd.config.concepts import a_folder
 from detsd.config.inference import SchedulerName
 from detsd.config.read import Count, Integer, Listed, Number, Section, Seed
 
@@ -31,6 +31,12 @@ def _a_target(target: str) -> str:
             f"of its blocks ({blocks})"
         )
     return target
+
+
+def _of_a_class(prompts: tuple[str, ...]) -> tuple[str, ...]:
+    if not any(prompt.strip() for prompt in prompts):
+        raise ValueError('a phrase for the class is wanted; "" may be beside it in a list')
+    return prompts
 
 
 class TextualInversionConfig(Section):
@@ -105,9 +111,10 @@ class PriorConfig(Section):
     kind: Literal["pictures", "distill"] = "pictures"
     """`pictures` of the class, which the model makes first; or, with `distill`, what the unchanged
     model predicts for the class of the concept's own noisy pictures: a second look, no pictures."""
-    class_prompt: Annotated[tuple[Text, ...], Listed, Field(min_length=1)]
+    class_prompt: Annotated[tuple[str, ...], Listed, AfterValidator(_of_a_class)]
     """What a picture of the class is called: `a photo of a man`. Of several, for the scenes and
-    media that it is drawn in, each has its share of the pictures."""
+    media that it is drawn in, each has its share of the pictures; so has `""` among them, which
+    holds what is drawn without a prompt, the point that guidance leads away from."""
     weight: Annotated[Number, Field(ge=0)] = 1.0
     """Loss = mean over the concept's pictures + this × mean over the class's; 0 is no prior."""
     num_class_images: Count = 200
