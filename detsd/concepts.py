@@ -1,22 +1,24 @@
 """A concept, and the file formats that it is kept in."""
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from detsd.reason import reason
+from detsd.contents import Content, read_content, read_json
+from detsd.embeddings import BUNDLE, NAMELESS, Embedding, embeddings_in
+
+log = logging.getLogger(__name__)
 
 EARLIER_FILE = "learned_embeddings_dict.pt"
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"  # which lies beside concepts, and is none
 METADATA_KEY = "detsd"
-# Names of a tensor that say which text encoder it is for, and not what the concept is called.
-ENCODERS = ("clip_l", "clip_g")
+SECOND_WIDTH = 1280  # of the vectors of SDXL's second text encoder
 
 
 class ConceptError(ValueError):
@@ -42,15 +44,25 @@ class Concept:
 
 
 def read_concepts(path: Path, name: str | None = None) -> list[Concept]:
-    """Return the concepts in a file, or in a checkpoint folder; nothing in it is executed."""
+    """Return the concepts in a file of any layout, or in a checkpoint's folder; none of it is run.
+
+    A file that holds one is called `name`; without that as it says itself, or as the file.
+    """
     path = Path(path)
     if path.is_dir():
         return _read_folder(path)
     if not path.is_file():
         raise ConceptError(f"{path}: no such file")
-    with path.open("rb") as file:
-        pickled = file.read(2) in (b"PK", b"\x80\x02")
-    return _read_earlier(path) if pickled else [_read_safetensors(path, name)]
+    try:
+        content = read_content(path, BUNDLE)
+        about, found = _about(content), embeddings_in(content)
+        if len(found) == 1:
+            found = [_with_second_file(path, found[0])]
+        elif name is not None:
+            raise ValueError(f"holds {len(found)} concepts, which cannot all be called {name}")
+        return [_concept(path, one, name, about) for one in found]
+    except ValueError as error:  # ours and those of the modules below: each says what is wrong
+        raise ConceptError(f"{path}: {error}") from None
 
 
 def write_concepts(folder: Path, concepts: Sequence[Concept]) -> None:
@@ -113,61 +125,60 @@ def concept_files(export: Path) -> list[Path]:
     return files or sorted(export.glob(EARLIER_FILE))
 
 
-def _read_safetensors(path: Path, name: str | None) -> Concept:
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-            tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
-    except (SafetensorError, json.JSONDecodeError, RecursionError) as error:
-        raise ConceptError(f"{path}: is no safetensors file, or a damaged one ({error})") from None
-    if not isinstance(about, dict):
-        raise ConceptError(f"{path}: its metadata is damaged, found {about!r} for {METADATA_KEY}")
-    own = about.get("name")
-    if tensors and set(tensors) <= set(ENCODERS):
-        called, vectors = own or path.stem, tensors
-    elif len(tensors) == 1:
-        token, tensor = tensors.popitem()
-        called, vectors = own or token, {"clip_l": tensor}
-    elif any(".lora" in key for key in tensors):
-        raise ConceptError(f"{path}: holds no concept, but an adapter")
-    else:
-        raise ConceptError(
-            f"{path}: one tensor, or clip_l and clip_g, are wanted; found {[*tensors][:5]}"
-        )
-    return _checked(path, name or called, vectors, about.pop("initializer", ""), about)
+def _about(content: Content) -> dict[str, Any]:
+    """Return what we wrote of a concept, where it was us."""
+    text = content.metadata.get(METADATA_KEY) or content.values.get(METADATA_KEY)
+    return read_json(text) if isinstance(text, str) else {}
 
 
-def _read_earlier(path: Path) -> list[Concept]:
-    try:
-        entries = torch.load(path, map_location="cpu", weights_only=True)
-        return [
-            _checked(
-                path, name, _by_encoder(entry["learned_embeddings"]), entry["initializer_strs"], {}
-            )
-            for name, entry in entries.items()
-        ]
-    except ConceptError:
-        raise
-    # A damaged archive, a pickle that is refused, a dictionary of another shape: all one answer.
-    except Exception as error:
-        raise ConceptError(f"{path}: is not what {EARLIER_FILE} holds ({reason(error)})") from None
+def _with_second_file(path: Path, one: Embedding) -> Embedding:
+    """Return it with the vectors of SDXL's second encoder, which diffusers puts into X_2."""
+    second = path.with_name(f"{path.stem}_2{path.suffix}")
+    if set(one.vectors) != {"clip_l"} or not second.is_file():
+        return one
+    content = read_content(second, BUNDLE)
+    (other, *_) = embeddings_in(content)
+    rows, others = one.vectors["clip_l"], other.vectors.get("clip_l")
+    if other.name != one.name or others is None or rows.shape == others.shape:
+        return one  # another concept
+    return one._replace(vectors={"clip_l": rows, "clip_g": others})
 
 
-def _by_encoder(value: Any) -> dict[str, torch.Tensor]:
-    return dict(value) if isinstance(value, dict) else {"clip_l": value}
-
-
-def _checked(
-    path: Path, name: str, vectors: dict[str, torch.Tensor], initializer: str, about: dict[str, Any]
-) -> Concept:
+def _concept(path: Path, one: Embedding, name: str | None, about: Mapping[str, Any]) -> Concept:
+    own = about.get("name") or one.name
+    name = name or (path.stem if own in NAMELESS else own)
     if not is_a_file_name(name):
-        raise ConceptError(f"{path}: {name!r} cannot be a concept's name: it names its file too")
-    shapes = {key: tuple(value.shape) for key, value in vectors.items()}
+        raise ValueError(f"{name!r} cannot be a concept's name: it names its file too")
+    if one.left_out:
+        left = ", ".join(one.left_out)
+        log.warning("%s: left out is %s, which is added to what a text encoder returns", path, left)
+    notes = {**one.about, **about}
+    initializer = str(notes.pop("initializer", one.initializer))
+    return Concept(name, _vectors(name, one.vectors), initializer, notes)
+
+
+def _vectors(name: str, given: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return (vectors, width) in float32 for each encoder."""
+    rows = {
+        # Of one vector, files from before there were several have no first dimension.
+        key: value[None] if isinstance(value, torch.Tensor) and value.dim() == 1 else value
+        for key, value in given.items()
+    }
+    if not all(isinstance(value, torch.Tensor) for value in rows.values()):
+        raise ValueError(f"tensors are wanted of {name}")
+    shapes = {key: tuple(value.shape) for key, value in rows.items()}
     well_formed = all(len(shape) == 2 and all(shape) for shape in shapes.values())
     if not well_formed or len({shape[0] for shape in shapes.values()}) != 1:
-        raise ConceptError(f"{path}: (vectors, width) is wanted of {name}, found {shapes}")
-    floats = {key: value.to(torch.float32, copy=True) for key, value in vectors.items()}
-    return Concept(name, floats, initializer, about)
+        raise ValueError(f"(vectors, width) is wanted of {name}, found {shapes}")
+    if "clip_l" not in rows or shapes["clip_l"][1] == SECOND_WIDTH:
+        raise ValueError(
+            f"has {name} for the second text encoder of Stable Diffusion XL alone; the file of the "
+            "first is wanted, with this one beside it: learned.safetensors, learned_2.safetensors"
+        )
+    floats = {key: value.to(torch.float32, copy=True) for key, value in rows.items()}
+    if not all(bool(value.isfinite().all()) for value in floats.values()):
+        raise ValueError(f"has {name} with vectors that are no numbers, of a run that diverged")
+    return floats
 
 
 def is_a_file_name(name: object) -> bool:

@@ -9,8 +9,8 @@ from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DCon
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from detsd.checkpoints import find_model
-from detsd.concepts import ENCODERS
 from detsd.config import ModelConfig
+from detsd.embeddings import ENCODERS
 from detsd.model import StableDiffusion
 from detsd.reason import reason
 from detsd.text import PromptEncoder, TextEncoder

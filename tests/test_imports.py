@@ -7,7 +7,10 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "detsd"
 LEVELS = (
-    {"reason", "kohya"},
+    {"reason", "kohya", "pickles", "carriers"},
+    {"torchfile"},
+    {"contents"},
+    {"embeddings"},
     {
         *("", "words", "concepts", "loss", "gallery", "images", "console", "storage", "processes"),
         *("score", "schedulers", "retry", "layouts", "peftconfig", "tensorfile"),
