@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save
 
 from detsd.contents import Content, read_content, read_json
 from detsd.embeddings import BUNDLE, NAMELESS, Embedding, embeddings_in
+from detsd.reason import reason
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,9 @@ def read_concepts(path: Path, name: str | None = None) -> list[Concept]:
         return [_concept(path, one, name, about) for one in found]
     except ValueError as error:  # ours and those of the modules below: each says what is wrong
         raise ConceptError(f"{path}: {error}") from None
+    # A file with another shape than its layout's fails in as many ways as there are shapes.
+    except Exception as error:
+        raise ConceptError(f"{path}: is damaged, or no concept ({reason(error)})") from None
 
 
 def write_concepts(folder: Path, concepts: Sequence[Concept]) -> None:
@@ -108,6 +113,13 @@ def _write_earlier(path: Path, concepts: Sequence[Concept]) -> None:
     torch.save(entries, path)
 
 
+def bundled_concepts(path: Path) -> list[Concept]:
+    """Return the concepts that lie in an adapter's file: most have none."""
+    with safe_open(path, framework="pt") as file:
+        bundled = any(key.startswith(BUNDLE) for key in file.keys())  # noqa: SIM118, no mapping
+    return read_concepts(path) if bundled else []
+
+
 def _read_folder(folder: Path) -> list[Concept]:
     export = folder / "export" if (folder / "export").is_dir() else folder
     files = concept_files(export)
@@ -120,9 +132,26 @@ def _read_folder(folder: Path) -> list[Concept]:
 
 
 def concept_files(export: Path) -> list[Path]:
-    """Return the files with concepts in an export, or in any other folder."""
-    files = [path for path in sorted(export.glob("*.safetensors")) if path.name != ADAPTER_FILE]
-    return files or sorted(export.glob(EARLIER_FILE))
+    """Return the files with concepts in an export, or in any other folder.
+
+    Of several kinds the first that is there: an export holds its concepts in two.
+    """
+    for pattern in ("*.safetensors", EARLIER_FILE, "*.pti", "*.pt", "*.bin"):
+        files = [path for path in sorted(export.glob(pattern)) if path.name != ADAPTER_FILE]
+        if files:
+            return [path for path in files if not _is_second(path)]
+    return []
+
+
+def _is_second(path: Path) -> bool:
+    """Return whether it has the second encoder's vectors of the file that it is called after."""
+    first = path.with_name(f"{path.stem.removesuffix('_2')}{path.suffix}")
+    if first == path or not first.is_file():
+        return False
+    try:
+        return _pair(_embeddings(first), _embeddings(path)) is not None
+    except ValueError:  # which reading them will say
+        return False
 
 
 def _about(content: Content) -> dict[str, Any]:
@@ -134,14 +163,24 @@ def _about(content: Content) -> dict[str, Any]:
 def _with_second_file(path: Path, one: Embedding) -> Embedding:
     """Return it with the vectors of SDXL's second encoder, which diffusers puts into X_2."""
     second = path.with_name(f"{path.stem}_2{path.suffix}")
-    if set(one.vectors) != {"clip_l"} or not second.is_file():
-        return one
-    content = read_content(second, BUNDLE)
-    (other, *_) = embeddings_in(content)
-    rows, others = one.vectors["clip_l"], other.vectors.get("clip_l")
-    if other.name != one.name or others is None or rows.shape == others.shape:
-        return one  # another concept
-    return one._replace(vectors={"clip_l": rows, "clip_g": others})
+    return (second.is_file() and _pair([one], _embeddings(second))) or one
+
+
+def _embeddings(path: Path) -> list[Embedding]:
+    return embeddings_in(read_content(path, BUNDLE))
+
+
+def _pair(first: Sequence[Embedding], second: Sequence[Embedding]) -> Embedding | None:
+    """Return the one word of two files, if it is one: called the same, of two widths."""
+    if len(first) != 1 or len(second) != 1 or first[0].name != second[0].name:
+        return None
+    rows, others = first[0].vectors, second[0].vectors
+    if not set(rows) == set(others) == {"clip_l"}:
+        return None
+    shapes = [tuple(one["clip_l"].shape) for one in (rows, others)]
+    if [len(shape) for shape in shapes] != [2, 2] or shapes[0][1] == shapes[1][1]:
+        return None  # another concept
+    return first[0]._replace(vectors={"clip_l": rows["clip_l"], "clip_g": others["clip_l"]})
 
 
 def _concept(path: Path, one: Embedding, name: str | None, about: Mapping[str, Any]) -> Concept:

@@ -11,6 +11,7 @@ from detsd.carriers import is_picture, read_picture
 from detsd.torchfile import is_torch_file, read_torch_file
 
 MOST_BYTES = 1 << 28  # of vectors: 75 of the largest encoder's are a third of a megabyte
+COG_WORDS = "special_params.json"  # lies beside embeddings.pti, and says what they are called
 
 
 class Content(NamedTuple):
@@ -49,9 +50,15 @@ def _read_safetensors(path: Path, prefix: str) -> Content:
             wanted = [key for key in keys if key.startswith(prefix)] or keys
             if wanted == keys and path.stat().st_size > MOST_BYTES:
                 raise ValueError(_too_large(path.stat().st_size))
-            return Content({key: file.get_tensor(key) for key in wanted}, file.metadata() or {})
+            values = {key: file.get_tensor(key) for key in wanted}
+            return Content(values, {**_words_of_cog(path), **(file.metadata() or {})})
     except SafetensorError as error:
         raise ValueError(f"is no file of a concept's, or a damaged one ({error})") from None
+
+
+def _words_of_cog(path: Path) -> dict[str, str]:
+    beside = path.with_name(COG_WORDS)
+    return {COG_WORDS: beside.read_text("utf-8", "replace")} if beside.is_file() else {}
 
 
 def _too_large(size: int) -> str:

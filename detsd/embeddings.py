@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from detsd.contents import Content
+from detsd.contents import COG_WORDS, Content, read_json
 
 # What tools call a tensor that has no name of its own.
 NAMELESS = ("", "*", "emb_params", "emp_params", "clip_l", "clip_g")
 ENCODERS = ("clip_l", "clip_g")
 BUNDLE = "bundle_emb."
+EMBEDDING_FLAG = "<embed>"
 _COG = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g"}
 OF_OUTPUTS = "_out"  # OneTrainer's vectors that are added behind the text encoder
 
@@ -33,7 +34,7 @@ class Layout(NamedTuple):
     """What a tool writes: `knows` says whether a content is that, `read` takes it apart."""
 
     name: str
-    knows: Callable[[Mapping[str, Any]], bool]
+    knows: Callable[[Content], bool]
     read: Read
 
 
@@ -62,8 +63,19 @@ def _nameless(content: Content) -> Iterator[Embedding]:
 
 
 def _cog(content: Content) -> Iterator[Embedding]:
-    vectors = {_COG[key]: rows for key, rows in content.values.items()}
-    yield Embedding(str(content.metadata.get("name", "")), vectors)
+    """Rows without words: which are whose is in a file beside, "TOK": "<s0><s1>"."""
+    words = read_json(content.metadata.get(COG_WORDS, "{}"))
+    for name, places in words.items() or [("", None)]:
+        mine = [int(place) for place in re.findall(r"<s(\d+)>", str(places))]
+        vectors = {_COG[key]: rows[mine] if mine else rows for key, rows in content.values.items()}
+        yield Embedding(name, vectors)
+
+
+def _flagged(content: Content) -> Iterator[Embedding]:
+    """Words among the layers of an adapter, by what the metadata says of their names."""
+    for key, rows in content.values.items():
+        if content.metadata.get(key) == EMBEDDING_FLAG:
+            yield Embedding(key, {"clip_l": rows})
 
 
 def _bundled(content: Content) -> Iterator[Embedding]:
@@ -95,13 +107,26 @@ def _of_encoders(
     return Embedding(name or str(metadata.get("name", "")), vectors, "", about, left_out)
 
 
-def _is_determined(values: Mapping[str, Any]) -> bool:
-    entries = values.values()
+def _is_determined(content: Content) -> bool:
+    entries = content.values.values()
     return all(isinstance(entry, dict) and "learned_embeddings" in entry for entry in entries)
 
 
-def _are_tokens(values: Mapping[str, Any]) -> bool:
+def _is_automatic(content: Content) -> bool:
+    return isinstance(content.values.get("string_to_param"), dict)
+
+
+def _is_bundled(content: Content) -> bool:
+    return any(key.startswith(BUNDLE) for key in content.values)
+
+
+def _is_flagged(content: Content) -> bool:
+    return any(content.metadata.get(key) == EMBEDDING_FLAG for key in content.values)
+
+
+def _are_tokens(content: Content) -> bool:
     """Whether each is a word's, and none of an encoder beside something else."""
+    values = content.values
     return all(
         isinstance(rows, torch.Tensor) and not _OF_A_LAYER.search(key)
         for key, rows in values.items()
@@ -115,14 +140,11 @@ _NAMELESS_KEYS = {f"{key}{end}" for key in (*NAMELESS[1:], *ENCODERS) for end in
 # In the order in which they are tried. A new one is a line here, and what it reads above.
 LAYOUTS = (
     Layout("determined", _is_determined, _determined),
-    Layout("a1111", lambda values: isinstance(values.get("string_to_param"), dict), _automatic),
-    Layout(
-        "onetrainer's bundle",
-        lambda values: any(key.startswith(BUNDLE) for key in values),
-        _bundled,
-    ),
-    Layout("cog", lambda values: set(values) <= set(_COG), _cog),
-    Layout("kohya", lambda values: set(values) <= _NAMELESS_KEYS, _nameless),
+    Layout("a1111", _is_automatic, _automatic),
+    Layout("onetrainer's bundle", _is_bundled, _bundled),
+    Layout("cloneofsimo", _is_flagged, _flagged),
+    Layout("cog", lambda content: set(content.values) <= set(_COG), _cog),
+    Layout("kohya", lambda content: set(content.values) <= _NAMELESS_KEYS, _nameless),
     Layout("diffusers", _are_tokens, _by_token),
 )
 
@@ -130,7 +152,7 @@ LAYOUTS = (
 def embeddings_in(content: Content) -> list[Embedding]:
     """Return the words in a content of any layout, or raise a ValueError."""
     for layout in LAYOUTS:
-        if content.values and layout.knows(content.values):
+        if content.values and layout.knows(content):
             return list(layout.read(content))
     found = ", ".join(sorted(content.values)[:5]) or "nothing"
     other = next((what for end, what in _OTHERS.items() if end in found), None)
