@@ -41,7 +41,9 @@ class EmbeddingManager(nn.Module):
 
 
 def safetensors(tensors, **metadata):
-    return lambda path: save_file(tensors, path, metadata=metadata or None)
+    # Copies: tensors that are views of one are refused.
+    own = {key: value.clone() for key, value in tensors.items()}
+    return lambda path: save_file(own, path, metadata=metadata or None)
 
 
 def pickled(value, **how):
