@@ -24,7 +24,7 @@ LEVELS = (
     {"model", "mixing", "png", "vocabulary"},
     {"batches", "caption", "denoise", "pretrained", "rarity"},
     {"sampler", "safety", "part"},
-    {"lora", "vectors", "weights", "samples", "generate", "classimages"},
+    {"lora", "vectors", "weights", "samples", "generate", "classimages"} | {"starts"},
     {"methods", "materials", "widgets", "prior"},
     {"resume", "critic", "earlystop", "jobs"},
     {"run", "studio"},
