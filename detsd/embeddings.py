@@ -100,6 +100,10 @@ def _of_encoders(
     name: str, parts: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
 ) -> Embedding:
     read = {key: rows for key, rows in parts.items() if not key.endswith(OF_OUTPUTS)}
+    if others := sorted(set(read) - set(NAMELESS)):
+        raise ValueError(
+            f"has {name or 'vectors'} for {', '.join(others)}, which no model here has"
+        )
     vectors = {key if key in ENCODERS else "clip_l": rows for key, rows in read.items()}
     left_out = tuple(sorted(set(parts) - set(read)))
     steps = metadata.get("step")  # ai-toolkit writes it so

@@ -219,6 +219,8 @@ def test_a_lora_brings_the_words_that_lie_in_its_file(tmp_path: Path) -> None:
         ({"unet.a.lora.up.weight": ROWS}, "holds no concept, but an adapter"),
         ({"model.diffusion_model.out.weight": ROWS}, "holds no concept, but a whole model"),
         ({"cat": ROWS, "emb_params": ROWS}, "is no concept in a layout of determined, a1111"),
+        ({"clip_l": ROWS, "t5": ROWS}, "is no concept in a layout of determined, a1111"),
+        ({"bundle_emb.cat.t5": ROWS}, "has cat for t5, which no model here has"),
         ({}, "holds nothing"),
     ],
 )
