@@ -1,6 +1,5 @@
 """A concept, and the file formats that it is kept in."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 
 from detsd.contents import Content, read_content, read_json
 from detsd.embeddings import BUNDLE, NAMELESS, Embedding, embeddings_in
+from detsd.formats import FORMATS, METADATA_KEY, Kind
+from detsd.tensorfile import replace_file
 
 log = logging.getLogger(__name__)
 
 EARLIER_FILE = "learned_embeddings_dict.pt"
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"  # which lies beside concepts, and is none
-METADATA_KEY = "detsd"
 SECOND_WIDTH = 1280  # of the vectors of SDXL's second text encoder
 
 
@@ -67,21 +66,24 @@ def read_concepts(path: Path, name: str | None = None) -> list[Concept]:
 
 def write_concepts(folder: Path, concepts: Sequence[Concept]) -> None:
     """Write one safetensors file a concept, and all of them as the earlier example did."""
-    folder.mkdir(parents=True, exist_ok=True)
+    files = {file_name(concept): encode_concepts([concept]) for concept in concepts}
+    files[EARLIER_FILE] = encode_concepts(concepts, "determined")
+    for name, data in files.items():
+        replace_file(folder / name, data)
+
+
+def encode_concepts(concepts: Sequence[Concept], layout: str = "diffusers") -> bytes:
+    """Return the bytes of a file with the concepts, in one of `formats.FORMATS`."""
     for concept in concepts:
-        # Several metadata keys would come out in another order in every process: one key it is.
-        about = {
-            "name": concept.name,
-            "initializer": concept.initializer,
-            "num_vectors": concept.num_vectors,
-            **concept.about,
-        }
         if not is_a_file_name(concept.name):
             raise ConceptError(f"{concept.name!r} cannot be a concept's name: it names its file")
-        metadata = {METADATA_KEY: json.dumps(about, sort_keys=True)}
-        # As bytes: safetensors itself writes files that only their owner may read.
-        (folder / file_name(concept)).write_bytes(save(_tensors(concept), metadata))
-    _write_earlier(folder / EARLIER_FILE, concepts)
+    words = [_embedding(concept) for concept in concepts]
+    return FORMATS[layout].kind(words).encode(words)
+
+
+def kind_of_file(concepts: Sequence[Concept], layout: str) -> Kind:
+    """Return the kind of file in which that layout has the concepts."""
+    return FORMATS[layout].kind([_embedding(concept) for concept in concepts])
 
 
 def file_name(concept: Concept) -> str:
@@ -89,23 +91,8 @@ def file_name(concept: Concept) -> str:
     return f"{concept.name}.safetensors"
 
 
-def _tensors(concept: Concept) -> dict[str, torch.Tensor]:
-    vectors = {key: value.contiguous() for key, value in concept.vectors.items()}
-    # Diffusers takes the key of a single tensor for the token, of two for the encoder.
-    return vectors if len(vectors) > 1 else {concept.name: next(iter(vectors.values()))}
-
-
-def _write_earlier(path: Path, concepts: Sequence[Concept]) -> None:
-    entries = {
-        concept.name: {
-            "initializer_strs": concept.initializer,
-            "learned_embeddings": (
-                dict(concept.vectors) if len(concept.vectors) > 1 else concept.vectors["clip_l"]
-            ),
-        }
-        for concept in concepts
-    }
-    torch.save(entries, path)
+def _embedding(concept: Concept) -> Embedding:
+    return Embedding(concept.name, concept.vectors, concept.initializer, concept.about)
 
 
 def _read_folder(folder: Path) -> list[Concept]:

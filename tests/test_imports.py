@@ -7,13 +7,14 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "detsd"
 LEVELS = (
-    {"reason", "kohya", "pickles", "carriers"},
+    {"reason", "kohya", "pickles", "carriers", "tensorfile"},
     {"torchfile"},
     {"contents"},
     {"embeddings"},
+    {"formats"},
     {
         *("", "words", "concepts", "loss", "gallery", "images", "console", "storage", "processes"),
-        *("score", "schedulers", "retry", "layouts", "peftconfig", "tensorfile"),
+        *("score", "schedulers", "retry", "layouts", "peftconfig"),
     },
     {"config", "preemption", "tokens", "request", "trial", "runfolder", "imagestore", "rating"}
     | {"layers"},
