@@ -21,9 +21,9 @@ LEVELS = (
     {"launcher", "prompts", "text", "search", "optimization", "meter", "retention", "foldertrial"}
     | {"clustertrial", "leaderboard", "page", "sweep", "sheets", "fetch", "captioner"}
     | {"adapters"},
-    {"data", "attachment", "checkpoints", "fingerprint", "rank", "plan", "gather", "convert"},
-    {"model", "mixing", "png", "vocabulary"},
-    {"batches", "caption", "denoise", "pretrained", "rarity"},
+    {"data", "attachment", "checkpoints", "fingerprint", "rank", "plan", "gather", "norms"},
+    {"model", "mixing", "png", "vocabulary", "learnt"},
+    {"batches", "caption", "denoise", "pretrained", "rarity", "convert", "listing"},
     {"sampler", "safety", "part"},
     {"lora", "vectors", "weights", "samples", "generate", "classimages"},
     {"methods", "materials", "widgets", "prior"},
