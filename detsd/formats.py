@@ -50,7 +50,9 @@ def _by_encoder(words: Sequence[Embedding]) -> bytes:
 
 def _nameless(words: Sequence[Embedding]) -> bytes:
     (word,) = words
-    return encode_tensors({"emb_params": word.vectors["clip_l"]}, _metadata(word))
+    # No key says what it is called, and with logo_2.safetensors beside, logo would be one of two.
+    metadata = {"name": word.name, **_metadata(word)}
+    return encode_tensors({"emb_params": word.vectors["clip_l"]}, metadata)
 
 
 def _automatic(words: Sequence[Embedding]) -> bytes:
