@@ -1,13 +1,18 @@
 """What was learnt, and the file that it lies in: concepts and adapters, wherever they are named."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from detsd.adapters import SUFFIX, Adapter, read_adapter
+import torch
+
+from detsd.adapters import SUFFIX, Adapter, AdapterError, read_adapter
 from detsd.checkpoints import CheckpointError, find_checkpoint, read_export
 from detsd.concepts import ADAPTER_FILE, EARLIER_FILE, Concept, read_concepts
 from detsd.config import model_folder
+from detsd.contents import read_content
+from detsd.embeddings import BUNDLE, embeddings_in
 
 # Of files in a folder. Pictures carry words, too, but most of them do not: those are to be named.
 SUFFIXES = (SUFFIX, ".pt", ".bin")
@@ -74,16 +79,25 @@ def _words_in(folder: Path) -> list[Path]:
 def _read_file(file: Path, name: str | None) -> list[Concept | Adapter]:
     if file.name == ADAPTER_FILE:
         return [read_adapter(file)]
-    if name is not None:
-        return [*read_concepts(file, name)]
-    export = read_export(file)
-    return [*([export.adapter] if export.adapter else []), *export.concepts]
+    if name is None:
+        export = read_export(file)
+        return [*([export.adapter] if export.adapter else []), *export.concepts]
+    with suppress(AdapterError):
+        return [read_adapter(file)]
+    # With its new name, since the one that it has may be none that is taken here.
+    return [*read_concepts(file, name)]
 
 
 def _came_along(file: Path, found: list[Learnt]) -> bool:
     """Return whether it has the second encoder's half of a word in X, which diffusers calls X_2."""
     first = file.with_name(f"{file.stem.removesuffix('_2')}{file.suffix}")
-    return any(
-        one.file == first and isinstance(one.what, Concept) and "clip_g" in one.what.vectors
-        for one in found
-    )
+    words = [one.what for one in found if one.file == first and isinstance(one.what, Concept)]
+    halves = [word.vectors["clip_g"].flatten() for word in words if "clip_g" in word.vectors]
+    if not halves:
+        return False
+    try:
+        (here, *_) = embeddings_in(read_content(file, BUNDLE))
+    except ValueError:
+        return False
+    rows = here.vectors.get("clip_l", torch.empty(0))
+    return any(torch.equal(rows.float().flatten(), half) for half in halves)

@@ -105,7 +105,7 @@ def _plain(value: object) -> str | int | float | None:
 def _cell(name: str, value: Any) -> Any:
     """Return it in a word or a few, and without what a terminal would obey."""
     if isinstance(value, list):
-        return "+".join(f"{one:.4g}" for one in value)
+        return ("," if name == "ranks" else "+").join(f"{one:.4g}" for one in value)
     if not isinstance(value, str):
         return value
     shown = "".join(one if one.isprintable() else UNPRINTABLE for one in value)
