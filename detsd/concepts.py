@@ -1,6 +1,5 @@
 """A concept, and the file formats that it is kept in."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,17 +8,17 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
 
 from detsd.contents import Content, read_content, read_json
 from detsd.embeddings import BUNDLE, NAMELESS, Embedding, embeddings_in
+from detsd.formats import FORMATS, METADATA_KEY, Kind
 from detsd.reason import reason
+from detsd.tensorfile import replace_file
 
 log = logging.getLogger(__name__)
 
 EARLIER_FILE = "learned_embeddings_dict.pt"
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"  # which lies beside concepts, and is none
-METADATA_KEY = "detsd"
 SECOND_WIDTH = 1280  # of the vectors of SDXL's second text encoder
 
 
@@ -72,21 +71,24 @@ def read_concepts(path: Path, name: str | None = None) -> list[Concept]:
 
 def write_concepts(folder: Path, concepts: Sequence[Concept]) -> None:
     """Write one safetensors file a concept, and all of them as the earlier example did."""
-    folder.mkdir(parents=True, exist_ok=True)
+    files = {file_name(concept): encode_concepts([concept]) for concept in concepts}
+    files[EARLIER_FILE] = encode_concepts(concepts, "determined")
+    for name, data in files.items():
+        replace_file(folder / name, data)
+
+
+def encode_concepts(concepts: Sequence[Concept], layout: str = "diffusers") -> bytes:
+    """Return the bytes of a file with the concepts, in one of `formats.FORMATS`."""
     for concept in concepts:
-        # Several metadata keys would come out in another order in every process: one key it is.
-        about = {
-            "name": concept.name,
-            "initializer": concept.initializer,
-            "num_vectors": concept.num_vectors,
-            **concept.about,
-        }
         if not is_a_file_name(concept.name):
             raise ConceptError(f"{concept.name!r} cannot be a concept's name: it names its file")
-        metadata = {METADATA_KEY: json.dumps(about, sort_keys=True)}
-        # As bytes: safetensors itself writes files that only their owner may read.
-        (folder / file_name(concept)).write_bytes(save(_tensors(concept), metadata))
-    _write_earlier(folder / EARLIER_FILE, concepts)
+    words = [_embedding(concept) for concept in concepts]
+    return FORMATS[layout].kind(words).encode(words)
+
+
+def kind_of_file(concepts: Sequence[Concept], layout: str) -> Kind:
+    """Return the kind of file in which that layout has the concepts."""
+    return FORMATS[layout].kind([_embedding(concept) for concept in concepts])
 
 
 def file_name(concept: Concept) -> str:
@@ -94,23 +96,8 @@ def file_name(concept: Concept) -> str:
     return f"{concept.name}.safetensors"
 
 
-def _tensors(concept: Concept) -> dict[str, torch.Tensor]:
-    vectors = {key: value.contiguous() for key, value in concept.vectors.items()}
-    # Diffusers takes the key of a single tensor for the token, of two for the encoder.
-    return vectors if len(vectors) > 1 else {concept.name: next(iter(vectors.values()))}
-
-
-def _write_earlier(path: Path, concepts: Sequence[Concept]) -> None:
-    entries = {
-        concept.name: {
-            "initializer_strs": concept.initializer,
-            "learned_embeddings": (
-                dict(concept.vectors) if len(concept.vectors) > 1 else concept.vectors["clip_l"]
-            ),
-        }
-        for concept in concepts
-    }
-    torch.save(entries, path)
+def _embedding(concept: Concept) -> Embedding:
+    return Embedding(concept.name, concept.vectors, concept.initializer, concept.about)
 
 
 def bundled_concepts(path: Path) -> list[Concept]:
@@ -139,19 +126,14 @@ def concept_files(export: Path) -> list[Path]:
     for pattern in ("*.safetensors", EARLIER_FILE, "*.pti", "*.pt", "*.bin"):
         files = [path for path in sorted(export.glob(pattern)) if path.name != ADAPTER_FILE]
         if files:
-            return [path for path in files if not _is_second(path)]
+            return [path for path in files if not is_second(path)]
     return []
 
 
-def _is_second(path: Path) -> bool:
+def is_second(path: Path) -> bool:
     """Return whether it has the second encoder's vectors of the file that it is called after."""
     first = path.with_name(f"{path.stem.removesuffix('_2')}{path.suffix}")
-    if first == path or not first.is_file():
-        return False
-    try:
-        return _pair(_embeddings(first), _embeddings(path)) is not None
-    except ValueError:  # which reading them will say
-        return False
+    return first != path and first.is_file() and _pair(first, path) is not None
 
 
 def _about(content: Content) -> dict[str, Any]:
@@ -163,24 +145,20 @@ def _about(content: Content) -> dict[str, Any]:
 def _with_second_file(path: Path, one: Embedding) -> Embedding:
     """Return it with the vectors of SDXL's second encoder, which diffusers puts into X_2."""
     second = path.with_name(f"{path.stem}_2{path.suffix}")
-    return (second.is_file() and _pair([one], _embeddings(second))) or one
+    return (second.is_file() and _pair(path, second)) or one
 
 
-def _embeddings(path: Path) -> list[Embedding]:
-    return embeddings_in(read_content(path, BUNDLE))
-
-
-def _pair(first: Sequence[Embedding], second: Sequence[Embedding]) -> Embedding | None:
+def _pair(first: Path, second: Path) -> Embedding | None:
     """Return the one word of two files, if it is one: called the same, of two widths."""
-    if len(first) != 1 or len(second) != 1 or first[0].name != second[0].name:
+    try:
+        (one,), (other,) = (embeddings_in(read_content(path, BUNDLE)) for path in (first, second))
+        vectors = {"clip_l": one.vectors["clip_l"], "clip_g": other.vectors["clip_l"]}
+        (count, width), (other_count, other_width) = (rows.shape for rows in vectors.values())
+    except (ValueError, KeyError, AttributeError):  # whatever they are, they are no such two
         return None
-    rows, others = first[0].vectors, second[0].vectors
-    if not set(rows) == set(others) == {"clip_l"}:
+    if one.name in NAMELESS or (one.name, count) != (other.name, other_count):
         return None
-    shapes = [tuple(one["clip_l"].shape) for one in (rows, others)]
-    if [len(shape) for shape in shapes] != [2, 2] or shapes[0][1] == shapes[1][1]:
-        return None  # another concept
-    return first[0]._replace(vectors={"clip_l": rows["clip_l"], "clip_g": others["clip_l"]})
+    return one._replace(vectors=vectors) if width != other_width else None
 
 
 def _concept(path: Path, one: Embedding, name: str | None, about: Mapping[str, Any]) -> Concept:

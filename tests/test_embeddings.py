@@ -176,10 +176,22 @@ def test_two_files_of_diffusers_are_one_concept_of_sdxl(tmp_path: Path, suffix: 
         read_concepts(tmp_path / f"learned_embeds_2{suffix}")
 
 
-def test_two_concepts_with_numbers_stay_two(tmp_path: Path) -> None:
-    safetensors({"cat": ROWS})(tmp_path / "cat.safetensors")
-    safetensors({"cat_2": ROWS})(tmp_path / "cat_2.safetensors")
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"cat": ROWS}, {"cat_2": ROWS}),
+        ({"cat": ROWS}, {"cat_2": ROWS[:, :32]}),
+        ({"emb_params": ROWS}, {"emb_params": ROWS[:, :32]}),
+        ({"emb_params": ROWS}, {"clip_l": ROWS[:, :32]}),
+        ({"cat": ROWS[0]}, {"cat_2": ROWS[0]}),
+    ],
+)
+def test_two_concepts_with_numbers_stay_two(tmp_path: Path, one, other) -> None:
+    safetensors(one)(tmp_path / "cat.safetensors")
+    safetensors(other)(tmp_path / "cat_2.safetensors")
     assert [found.name for found in read_concepts(tmp_path)] == ["cat", "cat_2"]
+    (tmp_path / "cat_2.safetensors").write_bytes(b"damaged")
+    assert read_concepts(tmp_path / "cat.safetensors")[0].name == "cat"
 
 
 def test_several_words_in_one_file_are_as_many_concepts(tmp_path: Path) -> None:
