@@ -21,7 +21,8 @@ LEVELS = (
     | {"clustertrial", "leaderboard", "page", "sweep", "sheets", "fetch", "captioner"}
     | {"adapters"},
     {"data", "attachment", "checkpoints", "fingerprint", "rank", "plan", "gather", "convert"},
-    {"model", "mixing", "png", "vocabulary"},
+    {"model", "mixing", "png", "vocabulary", "wholefile"},
+    {"singlefile"},
     {"batches", "caption", "denoise", "pretrained", "rarity"},
     {"sampler", "safety", "part"},
     {"lora", "vectors", "weights", "samples", "generate", "classimages"},
@@ -34,7 +35,7 @@ LEVELS = (
 )
 HOMES = {
     "determined": {"clustertrial", "foldertrial", "preemption", "runfolder", "plan"},
-    "diffusers": {"model", "pretrained", "safety"},
+    "diffusers": {"model", "pretrained", "safety", "singlefile"},
     "peft": {"attachment"},
     "torchvision": set(),
 }
