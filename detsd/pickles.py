@@ -2,12 +2,13 @@
 
 A pickle is a program for a small machine with a stack. Python's machine calls whatever the program
 names; this one knows the names that `torch.save` uses, makes plain values of them, and refuses the
-rest. Tensors come out as `Stored`: what they are to be, with nothing allocated yet.
+rest, but for those that a caller says stand for nothing that it needs. Tensors come out as
+`Stored`: what they are to be, with nothing allocated yet.
 """
 
 import io
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -48,6 +49,13 @@ class Module:
         self.state: dict[Any, Any] = {}
 
 
+class Inert:
+    """Stands for an object that is not read: nothing is kept of what it was to be made of."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+
 class _Mark:
     """Where on the stack the parts of the next value begin."""
 
@@ -59,9 +67,12 @@ class Made(NamedTuple):
     storages: Mapping[str, Storage]
 
 
-def run(file: io.BytesIO) -> Made:
-    """Return what the next pickle of the file makes, or raise a PickleError."""
-    machine = _Machine()
+def run(file: io.BytesIO, inert: Collection[str] = ()) -> Made:
+    """Return what the next pickle of the file makes, or raise a PickleError.
+
+    `inert` are names, "module name", of what may be in it and is nothing here.
+    """
+    machine = _Machine(inert)
     for instruction, argument, _ in pickletools.genops(file):
         step = _STEPS.get(instruction.name)
         if step is None:
@@ -74,7 +85,8 @@ def run(file: io.BytesIO) -> Made:
 class _Machine:
     """A stack, and the values that are referred to again."""
 
-    def __init__(self) -> None:
+    def __init__(self, inert: Collection[str]) -> None:
+        self.inert = inert
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, Storage] = {}
@@ -105,23 +117,25 @@ class _Machine:
         mapping = _of(dict, self.stack[-1])
         for key, value in zip(parts[::2], parts[1::2], strict=True):
             # Other keys may be nested so that to hash one takes longer than anybody waits.
-            mapping[_of((str, int), key)] = value
+            mapping[_of((str, int, _Maker), key)] = value
 
     def keep(self, place: int | None) -> None:
         self.memo[len(self.memo) if place is None else place] = self.stack[-1]
 
     def push_global(self, name: str) -> None:
-        if name not in _MAKERS:
+        if name not in _MAKERS and name not in self.inert:
             raise PickleError(f"wants {name} to be run; only tensors and plain values are read")
         self.push(_Maker(name))
 
     def call(self) -> None:
         arguments, maker = _of(tuple, self.pop()), _of(_Maker, self.pop())
-        self.push(_MAKERS[maker.name](*arguments))
+        self.push(_MAKERS.get(maker.name, Inert)(*arguments))
 
     def build(self) -> None:
         """Give an object its attributes: only a module's are of interest."""
-        state, made = _of(dict, self.pop()), self.stack[-1]
+        state, made = self.pop(), self.stack[-1]
+        if not isinstance(made, Inert):
+            _of(dict, state)
         if isinstance(made, Module):
             made.state = state
 

@@ -22,7 +22,8 @@ LEVELS = (
     | {"clustertrial", "leaderboard", "page", "sweep", "sheets", "fetch", "captioner"}
     | {"adapters"},
     {"data", "attachment", "checkpoints", "fingerprint", "rank", "plan", "gather", "norms"},
-    {"model", "mixing", "png", "vocabulary", "learnt"},
+    {"model", "mixing", "png", "vocabulary", "learnt", "wholefile"},
+    {"singlefile"},
     {"batches", "caption", "denoise", "pretrained", "rarity", "convert", "listing"},
     {"sampler", "safety", "part"},
     {"lora", "vectors", "weights", "samples", "generate", "classimages"} | {"starts"},
@@ -35,7 +36,7 @@ LEVELS = (
 )
 HOMES = {
     "determined": {"clustertrial", "foldertrial", "preemption", "runfolder", "plan"},
-    "diffusers": {"model", "pretrained", "safety"},
+    "diffusers": {"model", "pretrained", "safety", "singlefile"},
     "peft": {"attachment"},
     "torchvision": set(),
 }

@@ -7,9 +7,9 @@ from pydantic import Field
 
 from detsd.config.agreement import mapping, of_method, of_prior, texts
 from detsd.config.concepts import ConceptsConfig
-from detsd.config.hub import ModelName
 from detsd.config.inference import InferenceConfig
 from detsd.config.method import MethodConfig, PriorConfig, TextualInversionConfig
+from detsd.config.model import ModelConfig
 from detsd.config.read import Count, Extra, Integer, Number, Section, Seed
 from detsd.words import named, reworded
 
@@ -33,17 +33,6 @@ SMALLER_IS_BETTER = ("loss", "copying", "drift")
 Positive = Annotated[Number, Field(gt=0)]
 Beta = Annotated[Number, Field(gt=0, lt=1)]
 NotNegative = Annotated[Number, Field(ge=0)]
-
-
-class ModelConfig(Section):
-    """Which Stable Diffusion is taught."""
-
-    pretrained_model_name_or_path: ModelName = "CompVis/stable-diffusion-v1-4"
-    """A hub id, or a folder in diffusers' layout."""
-    revision: str | None = None
-    """A branch, tag or commit on the hub."""
-    variant: str | None = None
-    """Which weight files to load, as in `fp16`."""
 
 
 class EarlyStopConfig(Section):
