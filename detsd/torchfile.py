@@ -19,6 +19,7 @@ from detsd.pickles import Module, PickleError, Storage, Stored
 _OTHER_ORDER = "is of a machine with another byte order"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # what files began with before they were archives
 
+MOST_VIEWS = 8  # of each number of a file, on average
 LARGEST_OF_A_MODEL = 1 << 24  # bytes of instructions: a model and what it was trained with have 2e6
 
 ReadStorage = Callable[[Storage], memoryview]
@@ -81,7 +82,7 @@ def _read_archive(archive: zipfile.ZipFile, data: memoryview, reader: _Reader) -
     def read(one: Storage) -> memoryview:
         return _content(data, _entry(archive, f"{root}data/{one.key}", one.size))
 
-    return _filled(pickles.run(instructions, reader.inert).value, read, reader)
+    return _filled(pickles.run(instructions, reader.inert).value, read, reader, len(data))
 
 
 def _entry(archive: zipfile.ZipFile, name: str, most: int) -> zipfile.ZipInfo:
@@ -117,18 +118,27 @@ def _read_legacy(data: memoryview, reader: _Reader) -> Any:
     for key in keys:
         start, end = start + 8, start + 8 + made.storages[key].size
         numbers[key], start = data[start:end], end
-    return _filled(made.value, lambda one: numbers[one.key], reader)
+    return _filled(made.value, lambda one: numbers[one.key], reader, len(data))
 
 
-def _filled(value: Any, read: ReadStorage, reader: _Reader) -> Any:
+def _filled(value: Any, read: ReadStorage, reader: _Reader, size: int) -> Any:
     """Return the value with its tensors: those in mappings, at any depth, and in modules."""
     numbers = functools.cache(read)  # many tensors may be views of one
     seen: dict[int, Any] = {}  # what is referred to twice is one thing, however often that goes on
 
+    room = MOST_VIEWS * size
+
+    def take(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal room
+        room -= tensor.nbytes
+        if room < 0:  # as copies, thousands of views of the same numbers are gigabytes
+            raise PickleError("has the same numbers in too many tensors")
+        return reader.take(tensor)
+
     def fill(one: Any) -> Any:
         if id(one) not in seen:
             if isinstance(one, Stored):
-                seen[id(one)] = reader.take(_tensor(one, numbers(one.storage)))
+                seen[id(one)] = take(_tensor(one, numbers(one.storage)))
             elif isinstance(one, Module):
                 seen[id(one)] = fill(one.state.get("_parameters"))
             elif isinstance(one, dict):

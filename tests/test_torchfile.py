@@ -185,6 +185,15 @@ def test_another_archive_is_refused(tmp_path: Path, entries: Any, said: str) -> 
         read_torch_file(tmp_path / "a.pt")
 
 
+def test_many_copies_of_the_same_numbers_are_refused(tmp_path: Path) -> None:
+    rows = torch.rand(100_000)
+    torch.save({str(place): rows.view(100, 1000) for place in range(3)}, tmp_path / "few.pt")
+    assert len(read_torch_file(tmp_path / "few.pt")) == 3
+    torch.save({str(place): rows.view(100, 1000) for place in range(99)}, tmp_path / "many.pt")
+    with pytest.raises(PickleError, match="has the same numbers in too many tensors"):
+        read_torch_file(tmp_path / "many.pt")
+
+
 def test_a_plain_pickle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(pickle.dumps({"a": 1}, protocol=2))
     with pytest.raises(PickleError, match="is a pickle, but not one of torch.save"):
