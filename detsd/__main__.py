@@ -7,12 +7,25 @@ from pathlib import Path
 from typing import Any
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that lets options stand among several paths, where argparse stops taking them."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        given, rest = super().parse_known_args(args, namespace)
+        if "paths" in given:
+            given.paths += [one for one in rest if not one.startswith("-")]
+            rest = [one for one in rest if one.startswith("-")]
+        return given, rest
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     top = argparse.ArgumentParser(
         prog="python -m detsd", description="Teach Stable Diffusion a new word from a few pictures."
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = top.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=_Parser
+    )
     run = commands.add_parser(
         "run",
         help="run an experiment YAML without a cluster; the same command again goes on with it",
@@ -56,17 +69,42 @@ def parser() -> argparse.ArgumentParser:
     )
     collect.add_argument("checkpoint", help="the last one: its UUID, or its folder")
     collect.add_argument("--out", type=Path, default=Path("images"), metavar="FOLDER")
-    change = commands.add_parser(
-        "convert",
-        help="write an adapter (LoRA) in the layout of diffusers or of kohya's tools",
-        description="Write an adapter (LoRA) in the layout of diffusers, or in that of kohya's "
-        "tools, which Web UIs read, too. IN may have any layout.",
-    )
-    change.add_argument("source", metavar="IN", help="a file, a checkpoint's folder or its UUID")
-    change.add_argument("target", type=Path, metavar="OUT", help="a .safetensors file, or a folder")
-    change.add_argument("--format", choices=("diffusers", "kohya"), default="diffusers")
+    _add_convert(commands)
     _add_caption(commands)
     return top
+
+
+def _add_convert(commands: Any) -> None:
+    change = commands.add_parser(
+        "convert",
+        help="write learnt words and adapters (LoRA) as other tools read them, or list them",
+        usage="python -m detsd convert [--format FORMAT] [--name TOKEN] IN... OUT\n"
+        "       python -m detsd convert --list [--json] [--model FOLDER] IN...",
+        description="Write learnt words (textual inversion) and adapters (LoRA) in the layout that "
+        "another tool reads, or list what there is. IN may have any layout: it is known by what is "
+        "in it, and nothing in it is run.",
+    )
+    change.add_argument(
+        "paths",
+        nargs="+",
+        metavar="IN... OUT",
+        help="files, folders, or checkpoints by their folder or UUID; and last a file to write, or "
+        "a folder for several",
+    )
+    change.add_argument(
+        "--format",
+        choices=("diffusers", "a1111", "kohya", "determined"),
+        help="whose layout (default: diffusers); of an adapter diffusers or kohya",
+    )
+    change.add_argument("--name", metavar="TOKEN", help="what the concept is called from now on")
+    change.add_argument("--list", action="store_true", help="only say what the files hold")
+    change.add_argument("--json", action="store_true", help="with --list: a line of JSON for each")
+    change.add_argument(
+        "--model",
+        type=Path,
+        metavar="FOLDER",
+        help="with --list: a base model, to compare the vectors with its vocabulary",
+    )
 
 
 def _add_caption(commands: Any) -> None:
@@ -163,10 +201,33 @@ def _caption(given: argparse.Namespace) -> int:
 
 
 def _convert(given: argparse.Namespace) -> int:
-    from detsd.convert import convert
+    from detsd.convert import ConvertError, convert
 
-    print(convert(given.source, given.target, given.format))
+    if given.list:
+        if given.format or given.name:
+            raise ConvertError("--list writes no file: --format and --name do not go with it")
+        return _list(given)
+    if given.json or given.model:
+        raise ConvertError("--json and --model go with --list")
+    *sources, target = given.paths
+    if not sources:
+        raise ConvertError(f"{target}: what to read is wanted, and behind it what to write")
+    for line in convert(sources, Path(target), given.format or "diffusers", given.name):
+        print(line)
     return 0
+
+
+def _list(given: argparse.Namespace) -> int:
+    from detsd import console
+    from detsd.listing import as_lines, as_tables, rows_of
+
+    unread: list[ValueError] = []
+    rows = rows_of(given.paths, given.model, unread.append)
+    if rows:
+        print(as_lines(rows) if given.json else as_tables(rows))
+    for error in unread:
+        console.print_error(error)
+    return 2 if unread else 0
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 
 from detsd import kohya, layouts, peftconfig
 from detsd.concepts import ADAPTER_FILE, EARLIER_FILE, METADATA_KEY, ConceptError, read_concepts
+from detsd.embeddings import BUNDLE
 from detsd.layers import Layer, checked_alpha, layer_of
 from detsd.layouts import ALPHA, DOWN, MAGNITUDE, SCALE, UP
 from detsd.tensorfile import Tensors, read_tensors, write_tensors
@@ -58,7 +59,10 @@ def read_adapter(path: Path) -> Adapter:
     """Return the adapter in a file of any layout, or in a checkpoint's folder."""
     path = _find(Path(path))
     try:
-        return _adapter(*read_tensors(path))
+        tensors, metadata = read_tensors(path)
+        # Words that lie there too are for concepts.bundled_concepts to read.
+        own = {key: value for key, value in tensors.items() if not key.startswith(BUNDLE)}
+        return _adapter(own, metadata)
     except ValueError as error:  # ours and those of the modules below: each says what is wrong
         _refuse_concept(path)
         raise AdapterError(f"{path}: {error}") from None

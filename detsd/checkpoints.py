@@ -13,6 +13,7 @@ from detsd.concepts import (
     EARLIER_FILE,
     Concept,
     ConceptError,
+    bundled_concepts,
     concept_files,
     read_concepts,
 )
@@ -107,7 +108,7 @@ def _read_file(path: Path) -> Export:
     if path.suffix != SUFFIX:
         return Export(tuple(read_concepts(path)))
     try:
-        return Export(adapter=read_adapter(path))
+        return Export(adapter=read_adapter(path), concepts=tuple(bundled_concepts(path)))
     except AdapterError as error:
         first = error
     try:

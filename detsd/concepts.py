@@ -1,22 +1,25 @@
 """A concept, and the file formats that it is kept in."""
 
-import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import safe_open
 
+from detsd.contents import Content, read_content, read_json
+from detsd.embeddings import BUNDLE, NAMELESS, Embedding, embeddings_in
+from detsd.formats import FORMATS, METADATA_KEY, Kind
 from detsd.reason import reason
+from detsd.tensorfile import replace_file
+
+log = logging.getLogger(__name__)
 
 EARLIER_FILE = "learned_embeddings_dict.pt"
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"  # which lies beside concepts, and is none
-METADATA_KEY = "detsd"
-# Names of a tensor that say which text encoder it is for, and not what the concept is called.
-ENCODERS = ("clip_l", "clip_g")
+SECOND_WIDTH = 1280  # of the vectors of SDXL's second text encoder
 
 
 class ConceptError(ValueError):
@@ -42,34 +45,50 @@ class Concept:
 
 
 def read_concepts(path: Path, name: str | None = None) -> list[Concept]:
-    """Return the concepts in a file, or in a checkpoint folder; nothing in it is executed."""
+    """Return the concepts in a file of any layout, or in a checkpoint's folder; none of it is run.
+
+    A file that holds one is called `name`; without that as it says itself, or as the file.
+    """
     path = Path(path)
     if path.is_dir():
         return _read_folder(path)
     if not path.is_file():
         raise ConceptError(f"{path}: no such file")
-    with path.open("rb") as file:
-        pickled = file.read(2) in (b"PK", b"\x80\x02")
-    return _read_earlier(path) if pickled else [_read_safetensors(path, name)]
+    try:
+        content = read_content(path, BUNDLE)
+        about, found = _about(content), embeddings_in(content)
+        if len(found) == 1:
+            found = [_with_second_file(path, found[0])]
+        elif name is not None:
+            raise ValueError(f"holds {len(found)} concepts, which cannot all be called {name}")
+        return [_concept(path, one, name, about) for one in found]
+    except ValueError as error:  # ours and those of the modules below: each says what is wrong
+        raise ConceptError(f"{path}: {error}") from None
+    # A file with another shape than its layout's fails in as many ways as there are shapes.
+    except Exception as error:
+        raise ConceptError(f"{path}: is damaged, or no concept ({reason(error)})") from None
 
 
 def write_concepts(folder: Path, concepts: Sequence[Concept]) -> None:
     """Write one safetensors file a concept, and all of them as the earlier example did."""
-    folder.mkdir(parents=True, exist_ok=True)
+    files = {file_name(concept): encode_concepts([concept]) for concept in concepts}
+    files[EARLIER_FILE] = encode_concepts(concepts, "determined")
+    for name, data in files.items():
+        replace_file(folder / name, data)
+
+
+def encode_concepts(concepts: Sequence[Concept], layout: str = "diffusers") -> bytes:
+    """Return the bytes of a file with the concepts, in one of `formats.FORMATS`."""
     for concept in concepts:
-        # Several metadata keys would come out in another order in every process: one key it is.
-        about = {
-            "name": concept.name,
-            "initializer": concept.initializer,
-            "num_vectors": concept.num_vectors,
-            **concept.about,
-        }
         if not is_a_file_name(concept.name):
             raise ConceptError(f"{concept.name!r} cannot be a concept's name: it names its file")
-        metadata = {METADATA_KEY: json.dumps(about, sort_keys=True)}
-        # As bytes: safetensors itself writes files that only their owner may read.
-        (folder / file_name(concept)).write_bytes(save(_tensors(concept), metadata))
-    _write_earlier(folder / EARLIER_FILE, concepts)
+    words = [_embedding(concept) for concept in concepts]
+    return FORMATS[layout].kind(words).encode(words)
+
+
+def kind_of_file(concepts: Sequence[Concept], layout: str) -> Kind:
+    """Return the kind of file in which that layout has the concepts."""
+    return FORMATS[layout].kind([_embedding(concept) for concept in concepts])
 
 
 def file_name(concept: Concept) -> str:
@@ -77,23 +96,15 @@ def file_name(concept: Concept) -> str:
     return f"{concept.name}.safetensors"
 
 
-def _tensors(concept: Concept) -> dict[str, torch.Tensor]:
-    vectors = {key: value.contiguous() for key, value in concept.vectors.items()}
-    # Diffusers takes the key of a single tensor for the token, of two for the encoder.
-    return vectors if len(vectors) > 1 else {concept.name: next(iter(vectors.values()))}
+def _embedding(concept: Concept) -> Embedding:
+    return Embedding(concept.name, concept.vectors, concept.initializer, concept.about)
 
 
-def _write_earlier(path: Path, concepts: Sequence[Concept]) -> None:
-    entries = {
-        concept.name: {
-            "initializer_strs": concept.initializer,
-            "learned_embeddings": (
-                dict(concept.vectors) if len(concept.vectors) > 1 else concept.vectors["clip_l"]
-            ),
-        }
-        for concept in concepts
-    }
-    torch.save(entries, path)
+def bundled_concepts(path: Path) -> list[Concept]:
+    """Return the concepts that lie in an adapter's file: most have none."""
+    with safe_open(path, framework="pt") as file:
+        bundled = any(key.startswith(BUNDLE) for key in file.keys())  # noqa: SIM118, no mapping
+    return read_concepts(path) if bundled else []
 
 
 def _read_folder(folder: Path) -> list[Concept]:
@@ -108,66 +119,83 @@ def _read_folder(folder: Path) -> list[Concept]:
 
 
 def concept_files(export: Path) -> list[Path]:
-    """Return the files with concepts in an export, or in any other folder."""
-    files = [path for path in sorted(export.glob("*.safetensors")) if path.name != ADAPTER_FILE]
-    return files or sorted(export.glob(EARLIER_FILE))
+    """Return the files with concepts in an export, or in any other folder.
+
+    Of several kinds the first that is there: an export holds its concepts in two.
+    """
+    for pattern in ("*.safetensors", EARLIER_FILE, "*.pti", "*.pt", "*.bin"):
+        files = [path for path in sorted(export.glob(pattern)) if path.name != ADAPTER_FILE]
+        if files:
+            return [path for path in files if not is_second(path)]
+    return []
 
 
-def _read_safetensors(path: Path, name: str | None) -> Concept:
+def is_second(path: Path) -> bool:
+    """Return whether it has the second encoder's vectors of the file that it is called after."""
+    first = path.with_name(f"{path.stem.removesuffix('_2')}{path.suffix}")
+    return first != path and first.is_file() and _pair(first, path) is not None
+
+
+def _about(content: Content) -> dict[str, Any]:
+    """Return what we wrote of a concept, where it was us."""
+    text = content.metadata.get(METADATA_KEY) or content.values.get(METADATA_KEY)
+    return read_json(text) if isinstance(text, str) else {}
+
+
+def _with_second_file(path: Path, one: Embedding) -> Embedding:
+    """Return it with the vectors of SDXL's second encoder, which diffusers puts into X_2."""
+    second = path.with_name(f"{path.stem}_2{path.suffix}")
+    return (second.is_file() and _pair(path, second)) or one
+
+
+def _pair(first: Path, second: Path) -> Embedding | None:
+    """Return the one word of two files, if it is one: called the same, of two widths."""
     try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-            tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
-    except (SafetensorError, json.JSONDecodeError, RecursionError) as error:
-        raise ConceptError(f"{path}: is no safetensors file, or a damaged one ({error})") from None
-    if not isinstance(about, dict):
-        raise ConceptError(f"{path}: its metadata is damaged, found {about!r} for {METADATA_KEY}")
-    own = about.get("name")
-    if tensors and set(tensors) <= set(ENCODERS):
-        called, vectors = own or path.stem, tensors
-    elif len(tensors) == 1:
-        token, tensor = tensors.popitem()
-        called, vectors = own or token, {"clip_l": tensor}
-    elif any(".lora" in key for key in tensors):
-        raise ConceptError(f"{path}: holds no concept, but an adapter")
-    else:
-        raise ConceptError(
-            f"{path}: one tensor, or clip_l and clip_g, are wanted; found {[*tensors][:5]}"
-        )
-    return _checked(path, name or called, vectors, about.pop("initializer", ""), about)
+        (one,), (other,) = (embeddings_in(read_content(path, BUNDLE)) for path in (first, second))
+        vectors = {"clip_l": one.vectors["clip_l"], "clip_g": other.vectors["clip_l"]}
+        (count, width), (other_count, other_width) = (rows.shape for rows in vectors.values())
+    except (ValueError, KeyError, AttributeError):  # whatever they are, they are no such two
+        return None
+    if one.name in NAMELESS or (one.name, count) != (other.name, other_count):
+        return None
+    return one._replace(vectors=vectors) if width != other_width else None
 
 
-def _read_earlier(path: Path) -> list[Concept]:
-    try:
-        entries = torch.load(path, map_location="cpu", weights_only=True)
-        return [
-            _checked(
-                path, name, _by_encoder(entry["learned_embeddings"]), entry["initializer_strs"], {}
-            )
-            for name, entry in entries.items()
-        ]
-    except ConceptError:
-        raise
-    # A damaged archive, a pickle that is refused, a dictionary of another shape: all one answer.
-    except Exception as error:
-        raise ConceptError(f"{path}: is not what {EARLIER_FILE} holds ({reason(error)})") from None
-
-
-def _by_encoder(value: Any) -> dict[str, torch.Tensor]:
-    return dict(value) if isinstance(value, dict) else {"clip_l": value}
-
-
-def _checked(
-    path: Path, name: str, vectors: dict[str, torch.Tensor], initializer: str, about: dict[str, Any]
-) -> Concept:
+def _concept(path: Path, one: Embedding, name: str | None, about: Mapping[str, Any]) -> Concept:
+    own = about.get("name") or one.name
+    name = name or (path.stem if own in NAMELESS else own)
     if not is_a_file_name(name):
-        raise ConceptError(f"{path}: {name!r} cannot be a concept's name: it names its file too")
-    shapes = {key: tuple(value.shape) for key, value in vectors.items()}
+        raise ValueError(f"{name!r} cannot be a concept's name: it names its file too")
+    if one.left_out:
+        left = ", ".join(one.left_out)
+        log.warning("%s: left out is %s, which is added to what a text encoder returns", path, left)
+    notes = {**one.about, **about}
+    initializer = str(notes.pop("initializer", one.initializer))
+    return Concept(name, _vectors(name, one.vectors), initializer, notes)
+
+
+def _vectors(name: str, given: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return (vectors, width) in float32 for each encoder."""
+    rows = {
+        # Of one vector, files from before there were several have no first dimension.
+        key: value[None] if isinstance(value, torch.Tensor) and value.dim() == 1 else value
+        for key, value in given.items()
+    }
+    if not all(isinstance(value, torch.Tensor) for value in rows.values()):
+        raise ValueError(f"tensors are wanted of {name}")
+    shapes = {key: tuple(value.shape) for key, value in rows.items()}
     well_formed = all(len(shape) == 2 and all(shape) for shape in shapes.values())
     if not well_formed or len({shape[0] for shape in shapes.values()}) != 1:
-        raise ConceptError(f"{path}: (vectors, width) is wanted of {name}, found {shapes}")
-    floats = {key: value.to(torch.float32, copy=True) for key, value in vectors.items()}
-    return Concept(name, floats, initializer, about)
+        raise ValueError(f"(vectors, width) is wanted of {name}, found {shapes}")
+    if "clip_l" not in rows or shapes["clip_l"][1] == SECOND_WIDTH:
+        raise ValueError(
+            f"has {name} for the second text encoder of Stable Diffusion XL alone; the file of the "
+            "first is wanted, with this one beside it: learned.safetensors, learned_2.safetensors"
+        )
+    floats = {key: value.to(torch.float32, copy=True) for key, value in rows.items()}
+    if not all(bool(value.isfinite().all()) for value in floats.values()):
+        raise ValueError(f"has {name} with vectors that are no numbers, of a run that diverged")
+    return floats
 
 
 def is_a_file_name(name: object) -> bool:

@@ -1,6 +1,7 @@
 """What tells one thing that was learnt from another: a digest of what is in it, not of its name."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from detsd.adapters import Adapter
@@ -30,16 +31,29 @@ def of_adapter(adapter: Adapter) -> str:
     return digest.hexdigest()
 
 
+def of_model(name: str) -> str:
+    """Return a digest of the folder or file of that name; one of the hub's is known by its name."""
+    path = Path(name)
+    if path.is_file():
+        return _of_files({path.suffix: path})
+    return of_folder(path) if path.is_dir() else name
+
+
 def of_folder(folder: Path) -> str:
     """Return a digest of pieces of each file: training moves all of a model's weights."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return _of_files({str(path.relative_to(folder)): path for path in paths})
+
+
+def _of_files(files: Mapping[str, Path]) -> str:
+    """Return a digest of pieces of each file, and of what it is called here."""
     digest = hashlib.blake2b(digest_size=8)
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            size = path.stat().st_size
-            digest.update(f"{path.relative_to(folder)} {size}".encode())
-            step = max(PIECE, size // PIECES)
-            with path.open("rb") as file:
-                for start in range(0, size, step):
-                    file.seek(start)
-                    digest.update(file.read(PIECE))
+    for name, path in files.items():
+        size = path.stat().st_size
+        digest.update(f"{name} {size}".encode())
+        step = max(PIECE, size // PIECES)
+        with path.open("rb") as file:
+            for start in range(0, size, step):
+                file.seek(start)
+                digest.update(file.read(PIECE))
     return digest.hexdigest()

@@ -160,6 +160,7 @@ class Pipeline:
 def load_pipeline(
     base: str | Path,
     *,
+    config_name_or_path: str | Path | None = None,
     concepts: Sequence[Concept | str | Path] | Concept | str | Path = (),
     adapters: Sequence[Source | tuple[Source, float]] | Source | tuple[Source, float] = (),
     scheduler: str = "pndm",
@@ -169,8 +170,9 @@ def load_pipeline(
 ) -> Pipeline:
     """Load a model, concepts and adapters.
 
-    The model is a folder or a hub id; or, where all weights were trained, the checkpoint, whose
-    words come along. A concept or an adapter is a record, a file, a checkpoint folder, or the UUID
+    The model is a folder or a hub id; a single file, built by the configs that
+    `config_name_or_path` names; or, where all weights were trained, the checkpoint, whose words
+    come along. A concept or an adapter is a record, a file, a checkpoint folder, or the UUID
     of a Determined checkpoint; an adapter may be in a pair with its scale, and brings the concepts
     of its checkpoint along. `safety` is whether to load the safety checker, where there is one.
     """
@@ -179,7 +181,10 @@ def load_pipeline(
     precision = precision or ("fp16" if place.type == "cuda" else "fp32")
     if precision not in DTYPES:
         raise ConfigError([f"precision: {', '.join(DTYPES)} are known, found {precision!r}"])
-    config = read(ModelConfig, {"pretrained_model_name_or_path": str(base)})
+    named = {"pretrained_model_name_or_path": str(base)}
+    if config_name_or_path is not None:
+        named["config_name_or_path"] = str(config_name_or_path)
+    config = read(ModelConfig, named)
     name = config.pretrained_model_name_or_path
     sources = [concepts] if isinstance(concepts, (Concept, str, Path)) else concepts
     found = [concept for source in sources for concept in find_concepts(source)]

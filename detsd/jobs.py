@@ -60,11 +60,18 @@ def scheduler_arguments(config: GridConfig, scheduler: str) -> dict[str, Any]:
     return pipeline.other_scheduler_kwargs if scheduler == pipeline.scheduler_name else {}
 
 
+def configs_of(config: GridConfig, materials: Materials) -> str | None:
+    """Return where the configs of a model in a single file are; a checkpoint's has its own."""
+    return None if materials.model_digest else config.pipeline.config_name_or_path
+
+
 def _id(config: GridConfig, one: Wanted, materials: Materials) -> str:
     vocabulary = materials.vocabulary
     names = vocabulary.names(f"{one.prompt}\n{one.negative_prompt}")
+    configs = configs_of(config, materials)
     shared = {
         "model": materials.model_digest or materials.model,
+        **({"configs": configs} if configs else {}),
         "scheduler_kwargs": scheduler_arguments(config, one.scheduler),
         "forward_process": config.pipeline.forward_process,
     }

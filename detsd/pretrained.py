@@ -1,4 +1,4 @@
-"""A model from a folder or the hub; what differs between the families is settled here."""
+"""A model from a folder, a file or the hub; what differs between the families is settled here."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,10 +9,11 @@ from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DCon
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from detsd.checkpoints import find_model
-from detsd.concepts import ENCODERS
 from detsd.config import ModelConfig
+from detsd.embeddings import ENCODERS
 from detsd.model import StableDiffusion
 from detsd.reason import reason
+from detsd.singlefile import MisfitError, SingleFile, check_channels
 from detsd.text import PromptEncoder, TextEncoder
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,28 +31,25 @@ def load_model(
     forward_process: Mapping[str, Any] | None = None,
     token: str | bool | None = None,
 ) -> StableDiffusion:
-    """Load a model from a folder, the hub or a checkpoint that holds a whole one."""
-    name, dtype = find_model(config.pretrained_model_name_or_path), DTYPES[precision]
-    source = {"revision": config.revision, "token": token}
-    weights = {**source, "variant": config.variant}
+    """Load a model from a folder, a single file, the hub or a checkpoint that holds a whole one."""
+    dtype, source = DTYPES[precision], {"revision": config.revision, "token": token}
+    configs = ""
     try:
-        unet = UNet2DConditionModel.from_pretrained(
-            name, subfolder="unet", torch_dtype=dtype, **weights
-        )
-        _refuse_other_models(name, unet)
+        parts = _open(config, source)
+        configs = parts.configs
+        unet = parts.unet(dtype)
+        _refuse_other_models(config, unet)
         # Always in fp32: it runs once a picture, and half precision would show in every latent.
-        vae = AutoencoderKL.from_pretrained(
-            name, subfolder="vae", torch_dtype=torch.float32, **weights
-        )
+        vae = parts.vae(torch.float32)
         suffixes = ("", "_2") if unet.config.addition_embed_type == "text_time" else ("",)
         encoders = [
-            _load_encoder(name, suffix, key, dtype, source, config.variant)
+            _load_encoder(parts, suffix, key, dtype, source)
             for suffix, key in zip(suffixes, ENCODERS, strict=False)
         ]
-        scheduler = DDPMScheduler.load_config(name, subfolder="scheduler", **source)
-        index = DiffusionPipeline.load_config(name, **source) if len(suffixes) > 1 else {}
+        scheduler = DDPMScheduler.load_config(configs, subfolder="scheduler", **source)
+        index = DiffusionPipeline.load_config(configs, **source) if len(suffixes) > 1 else {}
     except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise ModelError(_say_what_failed(config.pretrained_model_name_or_path, error)) from error
+        raise ModelError(_say_what_failed(config, configs, error)) from error
     for module in (unet, vae, *(encoder.module for encoder in encoders)):
         module.requires_grad_(False).eval()
     for module in (unet, *(encoder.module for encoder in encoders)):
@@ -70,40 +68,72 @@ def load_model(
     )
 
 
+class _Folder:
+    """Weights beside their configs, in a folder or on the hub."""
+
+    def __init__(self, name: str, variant: str | None, source: Mapping[str, Any]):
+        self.configs = name
+        self._source = {**source, "variant": variant}
+
+    def unet(self, dtype: torch.dtype) -> Any:
+        """Return the UNet."""
+        return UNet2DConditionModel.from_pretrained(
+            self.configs, subfolder="unet", torch_dtype=dtype, **self._source
+        )
+
+    def vae(self, dtype: torch.dtype) -> Any:
+        """Return the VAE."""
+        return AutoencoderKL.from_pretrained(
+            self.configs, subfolder="vae", torch_dtype=dtype, **self._source
+        )
+
+    def text_encoder(self, kind: Any, part: str, config: Any, dtype: torch.dtype) -> Any:
+        """Return the text encoder of that name, of that class."""
+        return kind.from_pretrained(
+            self.configs, subfolder=part, config=config, dtype=dtype, **self._source
+        )
+
+
+def _open(config: ModelConfig, source: Mapping[str, Any]) -> _Folder | SingleFile:
+    name = find_model(config.pretrained_model_name_or_path)
+    if not Path(name).is_file():
+        return _Folder(name, config.variant, source)
+    configs = config.config_name_or_path
+    return SingleFile(Path(name), configs and find_model(configs), source)
+
+
 def _load_encoder(
-    name: str,
-    suffix: str,
-    key: str,
-    dtype: torch.dtype,
-    source: dict[str, Any],
-    variant: str | None,
+    parts: _Folder | SingleFile, suffix: str, key: str, dtype: torch.dtype, source: dict[str, Any]
 ) -> TextEncoder:
-    folder = f"text_encoder{suffix}"
+    folder, name = f"text_encoder{suffix}", parts.configs
     tokenizer = CLIPTokenizer.from_pretrained(name, subfolder=f"tokenizer{suffix}", **source)
     config = CLIPTextConfig.from_pretrained(name, subfolder=folder, **source)
     # With the id 2 of old configs the pooled state is that of the largest id: our placeholder's.
     config.eos_token_id = tokenizer.eos_token_id
     kind = CLIPTextModelWithProjection if suffix else CLIPTextModel
-    module = kind.from_pretrained(
-        name, subfolder=folder, config=config, dtype=dtype, variant=variant, **source
-    )
-    return TextEncoder(key, tokenizer, module)
+    return TextEncoder(key, tokenizer, parts.text_encoder(kind, folder, config, dtype))
 
 
-def _refuse_other_models(name: str, unet: Any) -> None:
-    if unet.config.in_channels != 4:
-        raise ModelError(
-            f"{name}: its UNet takes {unet.config.in_channels} channels, as inpainting models do; "
-            "a text-to-image model (4 channels) is wanted"
-        )
+def _refuse_other_models(config: ModelConfig, unet: Any) -> None:
+    name = find_model(config.pretrained_model_name_or_path)
+    check_channels(name, unet.config.in_channels)
     if unet.config.time_cond_proj_dim is not None:
         built_in = "its UNet has guidance built in, as latent consistency models do"
         raise ModelError(f"{name}: {built_in}; one that is guided from outside is wanted")
 
 
-def _say_what_failed(name: str, error: Exception) -> str:
-    if isinstance(error, ModelError):
+def _say_what_failed(config: ModelConfig, configs: str, error: Exception) -> str:
+    name = config.pretrained_model_name_or_path
+    if isinstance(error, (ModelError, MisfitError)):
         return str(error)
-    where = "in that folder" if Path(name).is_dir() else "as a folder here, or on the hub"
-    key = "model.pretrained_model_name_or_path"
+    key, where = "model.pretrained_model_name_or_path", "as a folder here, or on the hub"
+    if Path(name).is_file():
+        key, for_file = "config_name_or_path", f"whose configs and tokenizer belong to {name}"
+        said = "is not set, and " if config.config_name_or_path is None else ""
+        return (
+            f"{key}: {said}{configs} could not be loaded {where}: {reason(error)}; name a folder "
+            f"or hub id {for_file}"
+        )
+    if Path(name).is_dir():
+        where = "in that folder"
     return f"{key}: {name} could not be loaded {where}: {reason(error)}"

@@ -85,12 +85,13 @@ def _follows(config: FinetuneConfig, model: StableDiffusion, size: int) -> dict[
     """Return all that the pictures of the class follow from."""
     prior, named = config.prior, config.model
     assert prior is not None
-    folder = Path(named.pretrained_model_name_or_path)
+    configs = named.config_name_or_path
     follows = {
-        "model": fingerprint.of_folder(folder) if folder.is_dir() else str(folder),
+        "model": fingerprint.of_model(named.pretrained_model_name_or_path),
         "revision": named.revision,
         "variant": named.variant,
         "size": size,
+        **({"configs": fingerprint.of_model(configs)} if configs else {}),
     }
     if prior.class_dir is not None:
         return {**follows, "pictures": fingerprint.of_folder(prior.class_dir)}

@@ -3,15 +3,15 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from detsd.batches import Batches, ClassSamples
-from detsd.checkpoints import Export, read_export, words_beside
-from detsd.concepts import Concept, ConceptError
-from detsd.config import ConfigError, FinetuneConfig, TrainingConfig, Word, hub_token
+from detsd.checkpoints import read_export, words_beside
+from detsd.concepts import Concept
+from detsd.config import ConfigError, FinetuneConfig, TrainingConfig, hub_token
 from detsd.critic import Critic, open_critic
 from detsd.data import Example, cache_latents
 from detsd.earlystop import Stopper, early_stop
@@ -23,6 +23,7 @@ from detsd.prior import class_samples
 from detsd.rarity import warn_of_common_words
 from detsd.resume import read_state
 from detsd.samples import Samples
+from detsd.starts import starting_concepts
 from detsd.trial import Checkpoint, Trial
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def prepare(
     batches = _batches(config, trial, examples, model, size, batch_size, prior)
     warn_of_common_words(config, model)
     lent = read_export(checkpoint.path) if checkpoint and not checkpoint.own else None
-    concepts = starting_concepts(words, model, lent, beside)
+    concepts = starting_concepts(words, model, own, lent, beside)
     method = attach(config, concepts, model, half=precision == "bf16")
     if lent:
         method.start_from(lent)
@@ -134,26 +135,6 @@ def target_step(config: TrainingConfig, trial: Trial) -> int:
     return min(config.num_sgd_steps, trial.max_length)
 
 
-def starting_concepts(
-    words: Sequence[Word],
-    model: StableDiffusion,
-    lent: Export | None,
-    beside: Sequence[Concept],
-) -> list[Concept]:
-    """Return each word as its initializer has it, as it lies beside the model that it was learnt
-    with, or as another trial's checkpoint has it."""
-    initial = [model.text.initial_concept(*word) for word in words]
-    lies = lent.concepts if lent else ()
-    found = {concept.name: concept for concept in (*beside, *lies)}
-    if words and lent and not found.keys() & {word.name for word in words}:
-        there = ", ".join(found) or "no words"
-        log.warning("the checkpoint has %s: each that is learnt here starts anew", there)
-    return [
-        _warm(concept, found[concept.name]) if concept.name in found else concept
-        for concept in initial
-    ]
-
-
 def know_words(config: FinetuneConfig, model: StableDiffusion, words: Sequence[Concept]) -> None:
     """Let the model know those words that it was learnt with, as it does when it is drawn with."""
     for word in words:
@@ -162,24 +143,6 @@ def know_words(config: FinetuneConfig, model: StableDiffusion, words: Sequence[C
     if words and config.method.learns_weights:
         names = ", ".join(word.name for word in words)
         log.warning("the model's own %s: known here, and not in what is exported", names)
-
-
-def _warm(concept: Concept, found: Concept) -> Concept:
-    wanted = {key: value.shape[1] for key, value in concept.vectors.items()}
-    widths = {key: value.shape[1] for key, value in found.vectors.items()}
-    if widths != wanted:
-        raise ConceptError(
-            f"{concept.name} in the checkpoint has vectors of width {widths}, this model takes "
-            f"{wanted}: it was made for another base model"
-        )
-    if found.num_vectors != concept.num_vectors:
-        log.warning(
-            "%s has %d vectors in the checkpoint and %d here: it starts from its initializer",
-            *(concept.name, found.num_vectors, concept.num_vectors),
-        )
-        return concept
-    log.info("%s starts from the checkpoint", concept.name)
-    return replace(concept, vectors=found.vectors)
 
 
 def warn_of_high_rate(config: FinetuneConfig, model: StableDiffusion, batch_size: int) -> None:

@@ -1,6 +1,7 @@
 """The safety checker that a model may carry: it marks images, and changes none."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,10 @@ class SafetyChecker:
 def load_safety_checker(
     name: str, device: torch.device, *, token: str | bool | None = None
 ) -> SafetyChecker | None:
-    """Load the checker that the model's index names; None if it names none."""
+    """Load the checker that the model's index names; None if it names none, or is a single file."""
     folder = find_model(name)
+    if Path(folder).is_file():
+        return None
     try:
         _, kind = DiffusionPipeline.load_config(folder, token=token).get(
             "safety_checker", (None,) * 2

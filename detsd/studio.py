@@ -12,7 +12,7 @@ from PIL import Image
 from detsd.checkpoints import distinct, name_of
 from detsd.config import GridConfig, ModelConfig, hub_token
 from detsd.imagestore import Record
-from detsd.jobs import Job, scheduler_arguments
+from detsd.jobs import Job, configs_of, scheduler_arguments
 from detsd.materials import Stock
 from detsd.model import StableDiffusion
 from detsd.pretrained import load_model
@@ -110,6 +110,7 @@ class Studio:
             **scheduler_arguments(self._config, one.scheduler),
         }
         plain = vocabulary.plain(one.prompt)
+        configs = configs_of(self._config, job.materials)
         return {
             "id": job.id,
             "file": f"images/{job.number:06d}-{job.id}.png",
@@ -128,6 +129,7 @@ class Studio:
             "adapter_scale": one.adapter_scale or None,
             "adapters": adapters,
             "model": job.materials.model,
+            **({"configs": configs} if configs else {}),
             "seconds": round(image.info["seconds"], 3),
             "flags": list(image.info.get("flags", ())),
             "metrics": rater.rate([image], [plain])[0] if rater else {},
@@ -145,14 +147,17 @@ def _set_up(
     config: GridConfig, stock: Stock, name: str, device: torch.device, scorer: Scorer | None
 ) -> Easel:
     token, pipeline = hub_token(os.environ), config.pipeline
+    materials = [some for some in stock.values() if some.model == name]
     model = load_model(
-        ModelConfig(pretrained_model_name_or_path=name),
+        ModelConfig(
+            pretrained_model_name_or_path=name,
+            config_name_or_path=configs_of(config, materials[0]),
+        ),
         device,
         precision="fp16" if pipeline.use_fp16 and device.type == "cuda" else "fp32",
         forward_process=pipeline.forward_process,
         token=token,
     )
-    materials = [some for some in stock.values() if some.model == name]
     words = {
         known.concept.name: known.concept
         for some in materials

@@ -29,16 +29,26 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
 
 def write_tensors(path: Path, tensors: Tensors, metadata: Mapping[str, str]) -> None:
     """Write the tensors, as float32; a crash leaves the old file or the new one."""
+    replace_file(path, encode_tensors(tensors, metadata))
+
+
+def encode_tensors(tensors: Tensors, metadata: Mapping[str, str]) -> bytes:
+    """Return the bytes of a file with the tensors, as float32."""
     # Copies: tensors that are views of one are refused.
     plain = {
         key: tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
         for key, tensor in tensors.items()
     }
+    return _with_sorted_header(save(plain, dict(metadata)))
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Put a file with these bytes there; a crash leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:
         # As bytes: safetensors itself writes files that only their owner may read.
-        part.write_bytes(_with_sorted_header(save(plain, dict(metadata))))
+        part.write_bytes(data)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

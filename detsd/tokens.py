@@ -97,4 +97,7 @@ def check_concept(tokenizer: Any, encoder: Any, name: str, vectors: torch.Tensor
         )
     for known in (name, name.lower(), f"{name.lower()}</w>"):
         if known in vocabulary:
-            raise ConceptError(f"{name} is a word that the tokenizer knows already; choose another")
+            raise ConceptError(
+                f"{name} is a word that the tokenizer knows already; choose another (for a file's, "
+                "python -m detsd convert FILE OUT --name ANOTHER)"
+            )

@@ -38,8 +38,10 @@ class Vectors(Part):
         self._rows = {concept.name: model.add_concept(concept) for concept in concepts}
         self._start = {name: rows.detach().clone() for name, rows in self._named_rows()}
         self._norms = {encoder.key: _vocabulary_norms(encoder.module) for encoder in model.encoders}
+        # Words that start from files need not have an initializer, and have no such distance.
         self._initial_ids = [
-            _initial_ids(encoder.tokenizer, concepts).to(model.device) for encoder in model.encoders
+            _initial_ids(encoder.tokenizer, concepts).to(model.device)
+            for encoder in (model.encoders if config.hidden_reg_weight else ())
         ]
         regularised = {
             "norm_reg_loss": config.norm_reg_weight,

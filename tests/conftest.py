@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import BitImageProcessor, CLIPImageProcessor, Dinov2Config, Dinov2Model
 
 from demo.architecture import build_scorer
@@ -20,6 +21,7 @@ from demo.vocabulary import build_tokenizer
 from detsd.config import ModelConfig
 from detsd.model import StableDiffusion
 from detsd.pretrained import load_model
+from tests.single_files import original
 from tests.tiny_model import FAMILIES, build
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +64,28 @@ def dino_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Dinov2Model(config).save_pretrained(folder)
     BitImageProcessor(size=28, crop_size=28).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def originals(models: dict[str, Path]) -> dict[str, dict[str, torch.Tensor]]:
+    """What the single file of each family holds."""
+    return {family: original(models[family], family) for family in FAMILIES}
+
+
+@pytest.fixture
+def write_single(originals: Any, tmp_path: Path) -> Callable[..., Path]:
+    """Write a family's single file, perhaps with some of it changed."""
+
+    def write(
+        family: str = "sd1",
+        other: Mapping[str, torch.Tensor | None] | None = None,
+        name: str = "model.safetensors",
+    ) -> Path:
+        content = {**originals[family], **(other or {})}
+        save_file({key: one for key, one in content.items() if one is not None}, tmp_path / name)
+        return tmp_path / name
+
+    return write
 
 
 @pytest.fixture

@@ -185,6 +185,28 @@ def test_num_vectors_is_one_number_or_one_an_entry(read: Read) -> None:
         assert [word.num_vectors for word in words] == wanted
 
 
+def test_a_word_starts_from_a_phrase_or_from_a_file(read: Read) -> None:
+    nothing: dict[str, Any] = {"initializer_strs": None}
+    words = read({**TWO, **nothing, "init_from": ["a.pt", "b.pt"]}).concepts.words
+    assert [(word.initializer, word.source) for word in words] == [("", "a.pt"), ("", "b.pt")]
+    words = read({**TWO, "init_from": [None, "b.pt"]}).concepts.words
+    assert [(word.initializer, word.source) for word in words] == [("x", None), ("y", "b.pt")]
+    rare = {"method": {"kind": "lora"}}
+    for changes, sections, problem in (
+        ({**TWO, **nothing, "init_from": [None, "b.pt"]}, {}, "concepts.initializer_strs: missing"),
+        ({**TWO, "init_from": ["a.pt"]}, {}, "init_from has 1"),
+        ({"init_from": " "}, {}, "concepts.init_from"),
+        ({"init_from": "a.pt"}, rare, "concepts.init_from: is for learnt vectors"),
+        (
+            {**nothing, "init_from": "a.pt"},
+            {"training": {"hidden_reg_weight": 1}},
+            "hidden_reg_weight: is a distance from concepts.initializer_strs",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=problem):
+            read(changes, **sections)
+
+
 @pytest.mark.parametrize("written", ["a {}", ["a {}"], [["a {}"]], [["a {}"], ["a {}"]]])
 def test_templates_are_one_list_for_all_or_one_a_folder(read: Read, written: Any) -> None:
     folders = read({**TWO, "templates": written}).concepts.folders

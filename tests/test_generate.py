@@ -15,6 +15,7 @@ from detsd.config import ConfigError
 from detsd.generate import find_concepts
 from detsd.request import RequestError
 from detsd.schedulers import SchedulerError
+from tests import carried
 from tests.test_model import made_up
 from tests.trials import last, run
 
@@ -64,6 +65,21 @@ def test_concepts_come_as_records_files_folders_and_uuids(trained, tmp_path, mon
     (tmp_path / UUID).mkdir()
     with pytest.raises(ConceptError, match="holds no concept"):
         find_concepts(UUID)  # what lies here comes first
+
+
+def test_a_file_of_another_tool_draws_what_its_vectors_do(models, trained, tmp_path):
+    (record,) = read_concepts(trained)
+    rows = record.vectors["clip_l"]
+    torch.save({"string_to_param": {"*": rows}, "name": "det-logo"}, tmp_path / "logo-v2.pt")
+    carried.hide({"string_to_param": {"*": rows}, "name": "det-logo"}, tmp_path / "logo.png")
+    images = [
+        detsd.load_pipeline(models["sd1"], concepts=[source])(WORDS, seed=1, steps=2)[0]
+        for source in (trained, tmp_path / "logo-v2.pt", tmp_path / "logo.png")
+    ]
+    assert images[0].tobytes() == images[1].tobytes() == images[2].tobytes()
+    torch.save({"string_to_param": {"*": torch.rand(2, 1024)}}, tmp_path / "cat.pt")
+    with pytest.raises(ConceptError, match="cat has .* as of Stable Diffusion 2.x.*another base"):
+        detsd.load_pipeline(models["sd1"], concepts=[tmp_path / "cat.pt"])
 
 
 def test_a_checkpoint_that_cannot_be_fetched_is_refused_in_a_line(models, monkeypatch):

@@ -7,21 +7,26 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "detsd"
 LEVELS = (
-    {"reason", "kohya"},
+    {"reason", "kohya", "pickles", "carriers", "tensorfile"},
+    {"torchfile"},
+    {"contents"},
+    {"embeddings"},
+    {"formats"},
     {
         *("", "words", "concepts", "loss", "gallery", "images", "console", "storage", "processes"),
-        *("score", "schedulers", "retry", "layouts", "peftconfig", "tensorfile"),
+        *("score", "schedulers", "retry", "layouts", "peftconfig"),
     },
     {"config", "preemption", "tokens", "request", "trial", "runfolder", "imagestore", "rating"}
     | {"layers"},
     {"launcher", "prompts", "text", "search", "optimization", "meter", "retention", "foldertrial"}
     | {"clustertrial", "leaderboard", "page", "sweep", "sheets", "fetch", "captioner"}
     | {"adapters"},
-    {"data", "attachment", "checkpoints", "fingerprint", "rank", "plan", "gather", "convert"},
-    {"model", "mixing", "png", "vocabulary"},
-    {"batches", "caption", "denoise", "pretrained", "rarity"},
+    {"data", "attachment", "checkpoints", "fingerprint", "rank", "plan", "gather", "norms"},
+    {"model", "mixing", "png", "vocabulary", "learnt", "wholefile"},
+    {"singlefile"},
+    {"batches", "caption", "denoise", "pretrained", "rarity", "convert", "listing"},
     {"sampler", "safety", "part"},
-    {"lora", "vectors", "weights", "samples", "generate", "classimages"},
+    {"lora", "vectors", "weights", "samples", "generate", "classimages"} | {"starts"},
     {"methods", "materials", "widgets", "prior"},
     {"resume", "critic", "earlystop", "jobs"},
     {"run", "studio"},
@@ -31,7 +36,7 @@ LEVELS = (
 )
 HOMES = {
     "determined": {"clustertrial", "foldertrial", "preemption", "runfolder", "plan"},
-    "diffusers": {"model", "pretrained", "safety"},
+    "diffusers": {"model", "pretrained", "safety", "singlefile"},
     "peft": {"attachment"},
     "torchvision": set(),
 }

@@ -1,12 +1,15 @@
 """What a grid's images are made with, by its YAML: checkpoints of every kind, each in its place."""
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from detsd.adapters import FILE, write_adapter
+from detsd.adapters import FILE, read_adapter, write_adapter
 from detsd.concepts import ConceptError, write_concepts
 from detsd.config import ConfigError, GridConfig, read
 from detsd.materials import read_stock
 from detsd.sweep import wanted_images
+from tests import carried
 from tests.made_up import adapter
 from tests.test_model import made_up
 
@@ -45,6 +48,21 @@ def stock(models):
 
 def counted(materials, one):
     return [(change.source, scale) for change, scale in materials.weighed(one)]
+
+
+def test_files_of_other_tools_are_taken_as_they_are(here, stock):
+    rows = torch.rand(2, 32)
+    torch.save({"string_to_param": {"*": rows}, "name": "det-logo"}, here / "any.pt")
+    save_file({"emb_params": rows}, here / "cat toy.safetensors")
+    carried.hide({"string_to_param": {"*": rows}, "name": "a dog"}, here / "a.webp")
+    style = {"bundle_emb.<sky>.string_to_param.*": rows}
+    write_adapter(here / "own.safetensors", read_adapter(here / "style"))
+    save_file({**load_file(here / "own.safetensors"), **style}, here / "bundle.safetensors")
+    shared = ["any.pt", "cat toy.safetensors", "a.webp", "bundle.safetensors"]
+    (materials,) = stock(shared)[0].values()
+    names = ("det-logo", "cat toy", "a dog", "<sky>")
+    assert materials.vocabulary.num_vectors == dict.fromkeys(names, 2)
+    assert [change.source for change in materials.changes] == ["bundle.safetensors"]
 
 
 def test_words_beside_a_model_are_there_with_it_alone(here, stock, load):

@@ -5,7 +5,6 @@ from detsd.config.experiment import Experiment
 from detsd.config.finetune import (
     EarlyStopConfig,
     FinetuneConfig,
-    ModelConfig,
     TrainingConfig,
 )
 from detsd.config.grid import GridConfig
@@ -18,6 +17,7 @@ from detsd.config.method import (
     PriorConfig,
     TextualInversionConfig,
 )
+from detsd.config.model import ModelConfig
 from detsd.config.read import ConfigError, read
 
 __all__ = [

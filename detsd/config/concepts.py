@@ -18,7 +18,7 @@ from detsd.config.read import (
 )
 from detsd.words import named, reworded
 
-PARALLEL = ("concept_strs", "initializer_strs", "learnable_properties", "img_dirs")
+PARALLEL = ("concept_strs", "initializer_strs", "init_from", "learnable_properties", "img_dirs")
 # What a concept of that many vectors leaves of the 77 tokens of a prompt is still a sentence.
 MOST_VECTORS = 64
 
@@ -29,6 +29,7 @@ class Word(NamedTuple):
     name: str
     initializer: str
     num_vectors: int | None
+    source: str | None = None  # of the vectors, instead of those of the initializer's tokens
 
 
 Property = Literal["object", "style"]
@@ -96,6 +97,9 @@ class ConceptsConfig(Section):
     """The words used in prompts, one a folder; the same word may stand for several folders."""
     initializer_strs: Annotated[tuple[Text, ...], ListedOrNone] = ()
     """A phrase a word: the new word starts as its tokens, one vector for each."""
+    init_from: Annotated[tuple[Text | None, ...], ListedOrNone] = ()
+    """A concept a word to learn further, instead of a phrase: a file of any tool, a checkpoint's
+    folder or UUID; null where the phrase is to do."""
     learnable_properties: Annotated[tuple[Property, ...], ListedOrNone] = ()
     """`object` or `style`: which of the built-in templates make the prompts."""
     img_dirs: Annotated[
@@ -138,7 +142,9 @@ class ConceptsConfig(Section):
         """The words to learn, each once, in the order written."""
         length = len(self.concept_strs)
         initializers = self.initializer_strs or ("",) * length
-        rows = zip(self.concept_strs, initializers, _spread(self.num_vectors, length), strict=True)
+        sources = self.init_from or (None,) * length
+        sizes = _spread(self.num_vectors, length)
+        rows = zip(self.concept_strs, initializers, sizes, sources, strict=True)
         # A word named twice means the same both times: `disagreements` has seen to it.
         return tuple(dict.fromkeys(Word(*row) for row in rows))
 
@@ -181,6 +187,7 @@ class ConceptsConfig(Section):
         yield from _unnamed(words, _listed(raw.get("instance_prompt")))
         yield from _same_but_for_case(words)
         yield from _two_meanings(words, "initializer_strs", lists["initializer_strs"])
+        yield from _two_meanings(words, "init_from", lists["init_from"])
         yield from _two_meanings(words, "num_vectors", _listed(raw.get("num_vectors")))
 
 

@@ -5,10 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from detsd.config.agreement import mapping, of_method, of_prior, texts
 from detsd.config.concepts import ConceptsConfig
-from detsd.config.hub import ModelName
 from detsd.config.inference import InferenceConfig
 from detsd.config.method import MethodConfig, PriorConfig, TextualInversionConfig
+from detsd.config.model import ModelConfig
 from detsd.config.read import Count, Extra, Integer, Number, Section, Seed
 from detsd.words import named, reworded
 
@@ -29,22 +30,9 @@ METRICS = (
     "drift",
 )
 SMALLER_IS_BETTER = ("loss", "copying", "drift")
-OF_VECTORS = ("norm_reg_weight", "hidden_reg_weight", "embedding_norm")
-PROMPTED = ("learnable_properties",)
 Positive = Annotated[Number, Field(gt=0)]
 Beta = Annotated[Number, Field(gt=0, lt=1)]
 NotNegative = Annotated[Number, Field(ge=0)]
-
-
-class ModelConfig(Section):
-    """Which Stable Diffusion is taught."""
-
-    pretrained_model_name_or_path: ModelName = "CompVis/stable-diffusion-v1-4"
-    """A hub id, or a folder in diffusers' layout."""
-    revision: str | None = None
-    """A branch, tag or commit on the hub."""
-    variant: str | None = None
-    """Which weight files to load, as in `fp16`."""
 
 
 class EarlyStopConfig(Section):
@@ -178,11 +166,11 @@ class FinetuneConfig(Section):
     @classmethod
     def disagreements(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """What the method has no use for or does without; what has to be measured and is not."""
-        yield from _of_method(raw)
-        yield from _of_prior(raw)
-        training, inference = (_mapping(raw.get(key)) for key in ("training", "inference"))
+        yield from of_method(raw)
+        yield from of_prior(raw)
+        training, inference = (mapping(raw.get(key)) for key in ("training", "inference"))
         scorer, dino = (inference.get(f"{kind}_name_or_path") for kind in ("scorer", "dino"))
-        metric = _mapping(training.get("early_stop")).get("metric", "loss")
+        metric = mapping(training.get("early_stop")).get("metric", "loss")
         if metric in METRICS[1:] and not scorer:
             yield "training.early_stop.metric", f"{metric} needs inference.scorer_name_or_path"
         if metric == "drift":
@@ -195,54 +183,8 @@ class FinetuneConfig(Section):
             yield "inference.scorer_name_or_path", "needs an inference prompt that names a concept"
 
 
-def _of_method(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what the method needs and does not find, and what it has no use for."""
-    if not isinstance(raw.get("method") or {}, Mapping):
-        return  # which is said already
-    method, concepts, training = (
-        _mapping(raw.get(key)) for key in ("method", "concepts", "training")
-    )
-    inverts = _inverts(raw)
-    if inverts or method.get("vectors_learning_rate") is not None:
-        for key in ("concept_strs", "initializer_strs", *(PROMPTED if inverts else ())):
-            if concepts and not concepts.get(key):
-                yield f"concepts.{key}", "missing; it has no default"
-        return
-    given = {"concepts.num_vectors": concepts.get("num_vectors")}
-    given |= {f"training.{key}": training.get(key) for key in OF_VECTORS}
-    for key, value in given.items():
-        if value not in (None, "free"):
-            yield key, "is for learnt vectors (method.vectors_learning_rate)"
-
-
-def _of_prior(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what makes no class of the class."""
-    prior, concepts = _mapping(raw.get("prior")), _mapping(raw.get("concepts"))
-    if prior and _inverts(raw):
-        yield "prior", "textual inversion leaves the model as it is, and nothing is forgotten"
-    words = _texts(concepts.get("concept_strs"))
-    for word in named("\n".join(_texts(prior.get("class_prompt"))), words):
-        yield "prior.class_prompt", f"names {word}, which is not to be all that its class can be"
-    folder = prior.get("class_dir")
-    if folder is not None and str(folder) in _texts(concepts.get("img_dirs")):
-        yield "prior.class_dir", "is one of concepts.img_dirs: other pictures are wanted there"
-
-
-def _inverts(raw: Mapping[str, Any]) -> bool:
-    return _mapping(raw.get("method")).get("kind", "textual_inversion") == "textual_inversion"
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _texts(value: Any) -> list[str]:
-    values = value if isinstance(value, (list, tuple)) else [value]
-    return [text for text in values if isinstance(text, str) and text.strip()]
-
-
 def _names_a_concept(raw: Mapping[str, Any], inference: Mapping[str, Any]) -> bool:
-    prompts = _texts(inference.get("inference_prompts"))
-    words = _texts(_mapping(raw.get("concepts")).get("concept_strs"))
+    prompts = texts(inference.get("inference_prompts"))
+    words = texts(mapping(raw.get("concepts")).get("concept_strs"))
     drawn = inference.get("generate_training_images", True)
     return bool(drawn) and any(named(prompt, words) for prompt in prompts)

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from detsd.config.finetune import Beta
-from detsd.config.hub import ModelName
 from detsd.config.inference import SchedulerName, ScorerName
+from detsd.config.model import NamedModel
 from detsd.config.read import (
     Count,
     Extra,
@@ -43,11 +43,9 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
 
 
-class PipelineConfig(Section):
+class PipelineConfig(NamedModel):
     """The model, and how its noise is removed."""
 
-    pretrained_model_name_or_path: ModelName = "CompVis/stable-diffusion-v1-4"
-    """A hub id, or a folder in diffusers' layout."""
     learned_embeddings_filename: str = "learned_embeddings_dict.pt"
     """The file with the concepts in a checkpoint of the earlier example."""
     scheduler_name: SchedulerName = "pndm"

@@ -1,4 +1,4 @@
-"""What names a model: a folder, or an id on the hub, and the token for it."""
+"""What names a model: a folder, a file, or an id on the hub, and the token for it."""
 
 import logging
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ log = logging.getLogger(__name__)
 
 PLACEHOLDER = "YOUR_HF_AUTH_TOKEN_HERE"
 VARIABLES = ("HF_TOKEN", "HF_AUTH_TOKEN")
+FILES = (".safetensors", ".ckpt")  # a whole model in one
 
 
 def hub_token(environment: Mapping[str, str]) -> str | bool | None:
@@ -53,9 +54,10 @@ def is_exposed(variables: Mapping[str, str], environment: Any) -> bool:
 def folder_or_hub_id(name: str) -> str:
     """Return the folder's path, or the name as it is where it can only be an id."""
     folder = Path(name).expanduser()
+    named_like_a_file = folder.suffix in FILES
     looks_like_a_path = name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_like_a_path and not folder.is_dir():
-        raise ValueError("no such folder")
+    if (looks_like_a_path or named_like_a_file) and not folder.is_dir():
+        raise ValueError(f"no such {'file' if named_like_a_file else 'folder'}")
     return str(folder) if folder.is_dir() else name
 
 
@@ -69,6 +71,17 @@ def model_folder(folder: Path) -> Path | None:
 
 
 def _model(name: str) -> str:
+    file = Path(name).expanduser()
+    return str(file) if file.is_file() else _of_a_model(name)
+
+
+def _configs(name: str) -> str:
+    if Path(name).expanduser().is_file():
+        raise ValueError("is a file; the folder, or the hub id, of a model is wanted")
+    return _of_a_model(name)
+
+
+def _of_a_model(name: str) -> str:
     name = folder_or_hub_id(name)
     if Path(name).is_dir() and not model_folder(Path(name)):
         raise ValueError("the folder holds no model in diffusers' layout (no unet/ in it)")
@@ -76,3 +89,4 @@ def _model(name: str) -> str:
 
 
 ModelName = Annotated[str, Field(min_length=1), AfterValidator(_model)]
+ConfigName = Annotated[str, Field(min_length=1), AfterValidator(_configs)]

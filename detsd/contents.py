@@ -1,0 +1,76 @@
+"""What a file with a learnt word holds, whatever kind of file it is; nothing in it is run."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+
+from detsd.carriers import is_picture, read_picture
+from detsd.torchfile import is_torch_file, read_torch_file
+
+MOST_BYTES = 1 << 28  # of vectors: 75 of the largest encoder's are a third of a megabyte
+COG_WORDS = "special_params.json"  # lies beside embeddings.pti, and says what they are called
+
+
+class Content(NamedTuple):
+    """Tensors and plain values by name, and what the file says of itself."""
+
+    values: Mapping[str, Any]
+    metadata: Mapping[str, str]
+
+
+def read_content(path: Path, prefix: str) -> Content:
+    """Return what the file holds, or raise a ValueError.
+
+    Where names begin with `prefix`, the words in an adapter's file, it is those alone.
+    """
+    with path.open("rb") as file:
+        start = file.read(16)
+    # The length that a safetensors file begins with may be anything, a pickle's start too.
+    if start[8:9] == b"{":
+        return _read_safetensors(path, prefix)
+    if is_picture(start):
+        return Content(read_picture(path), {})
+    if not is_torch_file(start):
+        return _read_safetensors(path, prefix)
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(_too_large(path.stat().st_size))
+    values = read_torch_file(path)
+    if not isinstance(values, dict):
+        raise ValueError(f"holds a {type(values).__name__}, where tensors with names are wanted")
+    return Content({str(key): value for key, value in values.items()}, {})
+
+
+def _read_safetensors(path: Path, prefix: str) -> Content:
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys = sorted(file.keys())
+            wanted = [key for key in keys if key.startswith(prefix)] or keys
+            if wanted == keys and path.stat().st_size > MOST_BYTES:
+                raise ValueError(_too_large(path.stat().st_size))
+            values = {key: file.get_tensor(key) for key in wanted}
+            return Content(values, {**_words_of_cog(path), **(file.metadata() or {})})
+    except SafetensorError as error:
+        raise ValueError(f"is no file of a concept's, or a damaged one ({error})") from None
+
+
+def _words_of_cog(path: Path) -> dict[str, str]:
+    beside = path.with_name(COG_WORDS)
+    return {COG_WORDS: beside.read_text("utf-8", "replace")} if beside.is_file() else {}
+
+
+def _too_large(size: int) -> str:
+    return f"has {size / 1e9:.1f} GB: a whole model, perhaps, but no concept"
+
+
+def read_json(text: str) -> dict[str, Any]:
+    """Return the object in the text, or raise a ValueError."""
+    try:
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"is a {type(found).__name__}, where names and values are wanted")
+    return found

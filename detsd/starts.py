@@ -1,0 +1,82 @@
+"""What each word is before the first step: its initializer, a file's concept or a checkpoint's."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from detsd.checkpoints import Export, find_checkpoint
+from detsd.concepts import Concept, ConceptError, read_concepts
+from detsd.config import ConfigError, Word
+from detsd.model import StableDiffusion
+
+log = logging.getLogger(__name__)
+
+
+def starting_concepts(
+    words: Sequence[Word],
+    model: StableDiffusion,
+    own: Path | None,
+    lent: Export | None,
+    beside: Sequence[Concept],
+) -> list[Concept]:
+    """Return each word as another trial's checkpoint has it, or else the file that it is to start
+    from, or the model that it was learnt with, or else as its initializer's tokens.
+
+    A run that goes on has its words in its `own` checkpoint: the file may be gone by then.
+    """
+    lies = lent.concepts if lent else ()
+    found = {concept.name: concept for concept in lies}
+    known = {concept.name: concept for concept in beside} | found
+    if words and lent and not known.keys() & {word.name for word in words}:
+        there = ", ".join(known) or "no words"
+        log.warning("the checkpoint has %s: each that is learnt here starts anew", there)
+    concepts = []
+    for word in words:
+        if word.source:
+            first, other = _from_source(word, own), found.get(word.name)
+        else:
+            size = (word.initializer, word.num_vectors)
+            first, other = model.text.initial_concept(word.name, *size), known.get(word.name)
+        concepts.append(_warm(first, other) if other else first)
+    return concepts
+
+
+def _from_source(word: Word, own: Path | None) -> Concept:
+    """Return the concept of the file, under the word's name."""
+    assert word.source is not None
+    path = own or find_checkpoint(word.source)
+    there = read_concepts(path)
+    same = [concept for concept in there if concept.name == word.name] or there
+    if len(same) != 1:
+        names = ", ".join(concept.name for concept in there)
+        raise ConceptError(f"{path}: holds {names}; one called {word.name} is wanted of several")
+    (concept,) = same
+    if word.num_vectors not in (None, concept.num_vectors):
+        raise ConfigError(
+            [
+                f"concepts.num_vectors: {word.num_vectors} are wanted, {path} has "
+                f"{concept.num_vectors}; leave out one of the two"
+            ]
+        )
+    if not own:
+        log.info("%s starts from %s (%d vectors)", word.name, path, concept.num_vectors)
+    return replace(concept, name=word.name, initializer=word.initializer or concept.initializer)
+
+
+def _warm(concept: Concept, found: Concept) -> Concept:
+    wanted = {key: value.shape[1] for key, value in concept.vectors.items()}
+    widths = {key: value.shape[1] for key, value in found.vectors.items()}
+    if widths != wanted:
+        raise ConceptError(
+            f"{concept.name} in the checkpoint has vectors of width {widths}, this model takes "
+            f"{wanted}: it was made for another base model"
+        )
+    if found.num_vectors != concept.num_vectors:
+        log.warning(
+            "%s has %d vectors in the checkpoint and %d here: it starts from its initializer",
+            *(concept.name, found.num_vectors, concept.num_vectors),
+        )
+        return concept
+    log.info("%s starts from the checkpoint", concept.name)
+    return replace(concept, vectors=found.vectors)
