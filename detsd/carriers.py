@@ -19,9 +19,10 @@ from PIL import Image
 TEXT = "sd-ti-embedding"
 TENSOR = "TORCHTENSOR"  # the key of a tensor's numbers in the JSON
 MOST_PIXELS = 1 << 24
-MOST_BYTES = 1 << 25  # of JSON; those of 75 vectors are a few megabytes
+MOST_BYTES = 1 << 23  # of JSON; those of 75 vectors are two megabytes
+MOST_HIDDEN = 1 << 21  # of them compressed
+
 Bytes = npt.NDArray[np.uint8]
-MOST_HIDDEN = 1 << 22  # of them compressed
 
 
 def is_picture(start: bytes) -> bool:
@@ -35,9 +36,13 @@ def read_picture(path: Path) -> dict[str, Any]:
         with Image.open(path, formats=("PNG", "WEBP")) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(f"is a picture of {image.width} × {image.height} pixels")
+            if getattr(image, "is_animated", False):  # its texts come behind the last picture
+                raise ValueError("is animated")
             text = getattr(image, "text", {}).get(TEXT)
             plain = base64.b64decode(text) if text else _hidden(np.asarray(image.convert("RGB")))
-        found = json.loads(plain[:MOST_BYTES], object_hook=_with_tensors)
+        if len(plain) > MOST_BYTES:
+            raise ValueError(f"more than {MOST_BYTES} bytes")
+        found = json.loads(plain, object_hook=_with_tensors)
     # Pillow raises what it likes about a damaged picture.
     except Exception as error:
         raise ValueError(f"is a picture, and no concept can be read from it ({error})") from None
@@ -65,8 +70,9 @@ def _hidden(pixels: Bytes) -> bytes:
     low, high = pixels[:, : between[0]], pixels[:, between[-1] + 1 :]
     if low.shape != high.shape or low.size > MOST_HIDDEN:
         raise ValueError("what it carries is damaged")
-    whole = _unmasked(high) << 4 | _unmasked(low)
-    return zlib.decompressobj().decompress(whole.tobytes(), MOST_BYTES)
+    noise = _noise(low.size).reshape(low.shape)
+    whole = (high ^ noise) << 4 | (low ^ noise)
+    return zlib.decompressobj().decompress(whole.tobytes(), MOST_BYTES + 1)
 
 
 def _from_first_to_last(there: Any) -> slice:
@@ -74,10 +80,10 @@ def _from_first_to_last(there: Any) -> slice:
     return slice(places[0], places[-1] + 1)
 
 
-def _unmasked(block: Bytes) -> Bytes:
-    """Return the block without the noise over its bits, which is the same in every file."""
-    noise, state = np.empty(block.size, np.uint8), 0
-    for place in range(block.size):
+def _noise(count: int) -> Bytes:
+    """Return what lies over the bits of either block, the same in every file."""
+    noise, state = np.empty(count, np.uint8), 0
+    for place in range(count):
         state = (1664525 * state + 1013904223) % 2**32
         noise[place] = state % 255 & 0x0F
-    return block ^ noise.reshape(block.shape)
+    return noise

@@ -1,6 +1,7 @@
 """A concept, and the file formats that it is kept in."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,16 +11,19 @@ import torch
 from safetensors import safe_open
 
 from detsd.contents import Content, read_content, read_json
-from detsd.embeddings import BUNDLE, NAMELESS, Embedding, embeddings_in
+from detsd.embeddings import BUNDLE, NAMELESS, Embedding, checked_vectors, embeddings_in
 from detsd.formats import FORMATS, METADATA_KEY, Kind
-from detsd.reason import reason
+from detsd.reason import one_line, reason
 from detsd.tensorfile import replace_file
 
 log = logging.getLogger(__name__)
 
 EARLIER_FILE = "learned_embeddings_dict.pt"
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"  # which lies beside concepts, and is none
-SECOND_WIDTH = 1280  # of the vectors of SDXL's second text encoder
+OF_ONE_ENCODER = (768, 1024)  # of the vectors for SD 1 and SD 2
+_AT_STEP = re.compile(r"-steps-(\d+)$")
+LONGEST_NAME = 200  # bytes: what a disk takes, with an ending
+MANY = 10**18  # steps: what has no number is the last
 
 
 class ConceptError(ValueError):
@@ -50,23 +54,32 @@ def read_concepts(path: Path, name: str | None = None) -> list[Concept]:
     A file that holds one is called `name`; without that as it says itself, or as the file.
     """
     path = Path(path)
-    if path.is_dir():
-        return _read_folder(path)
-    if not path.is_file():
-        raise ConceptError(f"{path}: no such file")
     try:
-        content = read_content(path, BUNDLE)
-        about, found = _about(content), embeddings_in(content)
-        if len(found) == 1:
-            found = [_with_second_file(path, found[0])]
-        elif name is not None:
-            raise ValueError(f"holds {len(found)} concepts, which cannot all be called {name}")
-        return [_concept(path, one, name, about) for one in found]
+        if path.is_dir():
+            return _read_folder(path)
+        if not path.is_file():
+            raise ValueError("no such file")
+        return _read_file(path, name)
+    except ConceptError:
+        raise
+    except OSError as error:
+        said = f"cannot be read: {error.strerror}"
     except ValueError as error:  # ours and those of the modules below: each says what is wrong
-        raise ConceptError(f"{path}: {error}") from None
+        said = str(error)
     # A file with another shape than its layout's fails in as many ways as there are shapes.
     except Exception as error:
-        raise ConceptError(f"{path}: is damaged, or no concept ({reason(error)})") from None
+        said = f"is damaged, or no concept ({reason(error)})"
+    raise ConceptError(f"{path}: {one_line(said)}")
+
+
+def _read_file(path: Path, name: str | None) -> list[Concept]:
+    content = read_content(path, BUNDLE)
+    about, found = _about(content), embeddings_in(content)
+    if len(found) == 1:
+        found = [_with_second_file(path, found[0])]
+    elif name is not None:
+        raise ValueError(f"holds {len(found)} concepts, which cannot all be called {name}")
+    return [_concept(path, one, name, about) for one in found]
 
 
 def write_concepts(folder: Path, concepts: Sequence[Concept]) -> None:
@@ -123,16 +136,27 @@ def concept_files(export: Path) -> list[Path]:
 
     Of several kinds the first that is there: an export holds its concepts in two.
     """
-    for pattern in ("*.safetensors", EARLIER_FILE, "*.pti", "*.pt", "*.bin"):
+    for pattern in ("*.pti", "*.safetensors", EARLIER_FILE, "*.pt", "*.bin"):
         files = [path for path in sorted(export.glob(pattern)) if path.name != ADAPTER_FILE]
         if files:
-            return [path for path in files if not is_second(path)]
+            return [path for path in _latest(files) if not is_second(path)]
     return []
+
+
+def _latest(files: Sequence[Path]) -> list[Path]:
+    """Return the files but for those of earlier steps, as diffusers keeps them beside the last."""
+    last: dict[str, tuple[int, Path]] = {}
+    for path in files:
+        at_step = _AT_STEP.search(path.stem)
+        step = int(at_step[1]) if at_step else MANY
+        stem = _AT_STEP.sub("", path.stem)
+        last[stem] = max(last.get(stem, (0, path)), (step, path))
+    return sorted(path for _, path in last.values())
 
 
 def is_second(path: Path) -> bool:
     """Return whether it has the second encoder's vectors of the file that it is called after."""
-    first = path.with_name(f"{path.stem.removesuffix('_2')}{path.suffix}")
+    first = path.with_name(re.sub(r"_2((-steps-\d+)?\.\w+)$", r"\1", path.name))
     return first != path and first.is_file() and _pair(first, path) is not None
 
 
@@ -144,7 +168,7 @@ def _about(content: Content) -> dict[str, Any]:
 
 def _with_second_file(path: Path, one: Embedding) -> Embedding:
     """Return it with the vectors of SDXL's second encoder, which diffusers puts into X_2."""
-    second = path.with_name(f"{path.stem}_2{path.suffix}")
+    second = path.with_name(re.sub(r"((-steps-\d+)?\.\w+)$", r"_2\1", path.name, count=1))
     return (second.is_file() and _pair(path, second)) or one
 
 
@@ -153,12 +177,14 @@ def _pair(first: Path, second: Path) -> Embedding | None:
     try:
         (one,), (other,) = (embeddings_in(read_content(path, BUNDLE)) for path in (first, second))
         vectors = {"clip_l": one.vectors["clip_l"], "clip_g": other.vectors["clip_l"]}
-        (count, width), (other_count, other_width) = (rows.shape for rows in vectors.values())
-    except (ValueError, KeyError, AttributeError):  # whatever they are, they are no such two
+        (count, width), (other_count, other_width) = (
+            torch.atleast_2d(rows).shape for rows in vectors.values()
+        )
+    except (ValueError, KeyError, TypeError):  # whatever they are, they are no such two
         return None
     if one.name in NAMELESS or (one.name, count) != (other.name, other_count):
         return None
-    return one._replace(vectors=vectors) if width != other_width else None
+    return one._replace(vectors=vectors) if other_width not in (width, *OF_ONE_ENCODER) else None
 
 
 def _concept(path: Path, one: Embedding, name: str | None, about: Mapping[str, Any]) -> Concept:
@@ -171,34 +197,11 @@ def _concept(path: Path, one: Embedding, name: str | None, about: Mapping[str, A
         log.warning("%s: left out is %s, which is added to what a text encoder returns", path, left)
     notes = {**one.about, **about}
     initializer = str(notes.pop("initializer", one.initializer))
-    return Concept(name, _vectors(name, one.vectors), initializer, notes)
-
-
-def _vectors(name: str, given: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Return (vectors, width) in float32 for each encoder."""
-    rows = {
-        # Of one vector, files from before there were several have no first dimension.
-        key: value[None] if isinstance(value, torch.Tensor) and value.dim() == 1 else value
-        for key, value in given.items()
-    }
-    if not all(isinstance(value, torch.Tensor) for value in rows.values()):
-        raise ValueError(f"tensors are wanted of {name}")
-    shapes = {key: tuple(value.shape) for key, value in rows.items()}
-    well_formed = all(len(shape) == 2 and all(shape) for shape in shapes.values())
-    if not well_formed or len({shape[0] for shape in shapes.values()}) != 1:
-        raise ValueError(f"(vectors, width) is wanted of {name}, found {shapes}")
-    if "clip_l" not in rows or shapes["clip_l"][1] == SECOND_WIDTH:
-        raise ValueError(
-            f"has {name} for the second text encoder of Stable Diffusion XL alone; the file of the "
-            "first is wanted, with this one beside it: learned.safetensors, learned_2.safetensors"
-        )
-    floats = {key: value.to(torch.float32, copy=True) for key, value in rows.items()}
-    if not all(bool(value.isfinite().all()) for value in floats.values()):
-        raise ValueError(f"has {name} with vectors that are no numbers, of a run that diverged")
-    return floats
+    return Concept(name, checked_vectors(name, one.vectors), initializer, notes)
 
 
 def is_a_file_name(name: object) -> bool:
     """Return whether a file of that name lies where it is put."""
-    wrong = ("/", "\\", "\0")
-    return isinstance(name, str) and name not in ("", ".", "..") and not set(wrong) & set(name)
+    if not isinstance(name, str) or not name.isprintable() or name in ("", ".", ".."):
+        return False
+    return not {"/", "\\"} & set(name) and len(name.encode()) <= LONGEST_NAME

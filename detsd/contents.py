@@ -1,7 +1,8 @@
 """What a file with a learnt word holds, whatever kind of file it is; nothing in it is run."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,10 @@ from safetensors import SafetensorError, safe_open
 from detsd.carriers import is_picture, read_picture
 from detsd.torchfile import is_torch_file, read_torch_file
 
-MOST_BYTES = 1 << 28  # of vectors: 75 of the largest encoder's are a third of a megabyte
+MOST_BYTES = 1 << 25  # of a word's: 75 vectors of the largest encoder are a third of a megabyte
+MOST_TENSORS = 1000
+MOST_JSON = 1 << 20
+OF_COG = ("text_encoders_0", "text_encoders_1")
 COG_WORDS = "special_params.json"  # lies beside embeddings.pti, and says what they are called
 
 
@@ -35,8 +39,7 @@ def read_content(path: Path, prefix: str) -> Content:
         return Content(read_picture(path), {})
     if not is_torch_file(start):
         return _read_safetensors(path, prefix)
-    if path.stat().st_size > MOST_BYTES:
-        raise ValueError(_too_large(path.stat().st_size))
+    _check_size(path.stat().st_size)
     values = read_torch_file(path)
     if not isinstance(values, dict):
         raise ValueError(f"holds a {type(values).__name__}, where tensors with names are wanted")
@@ -48,25 +51,37 @@ def _read_safetensors(path: Path, prefix: str) -> Content:
         with safe_open(path, framework="pt") as file:
             keys = sorted(file.keys())
             wanted = [key for key in keys if key.startswith(prefix)] or keys
-            if wanted == keys and path.stat().st_size > MOST_BYTES:
-                raise ValueError(_too_large(path.stat().st_size))
+            if len(wanted) > MOST_TENSORS:
+                raise ValueError(f"has {len(wanted)} tensors: {_other_than_a_concept(wanted)}")
+            _check_size(4 * sum(prod(file.get_slice(key).get_shape()) for key in wanted))
             values = {key: file.get_tensor(key) for key in wanted}
-            return Content(values, {**_words_of_cog(path), **(file.metadata() or {})})
+            beside = _words_of_cog(path) if set(wanted) <= set(OF_COG) else {}
+            return Content(values, {**beside, **(file.metadata() or {})})
     except SafetensorError as error:
         raise ValueError(f"is no file of a concept's, or a damaged one ({error})") from None
 
 
 def _words_of_cog(path: Path) -> dict[str, str]:
     beside = path.with_name(COG_WORDS)
-    return {COG_WORDS: beside.read_text("utf-8", "replace")} if beside.is_file() else {}
+    if not beside.is_file():
+        return {}
+    with beside.open(encoding="utf-8", errors="replace") as file:
+        return {COG_WORDS: file.read(MOST_JSON)}
 
 
-def _too_large(size: int) -> str:
-    return f"has {size / 1e9:.1f} GB: a whole model, perhaps, but no concept"
+def _other_than_a_concept(keys: Sequence[str]) -> str:
+    return "an adapter" if any("lora" in key for key in keys) else "a whole model, perhaps"
+
+
+def _check_size(size: int) -> None:
+    if size > MOST_BYTES:
+        raise ValueError(f"has {size / 1e6:.0f} MB: a whole model, perhaps, but no concept")
 
 
 def read_json(text: str) -> dict[str, Any]:
     """Return the object in the text, or raise a ValueError."""
+    if len(text) > MOST_JSON:
+        raise ValueError(f"has {len(text)} letters of notes, {MOST_JSON} at most are read")
     try:
         found = json.loads(text)
     except RecursionError:

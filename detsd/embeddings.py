@@ -6,14 +6,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from detsd.contents import COG_WORDS, Content, read_json
+from detsd.contents import COG_WORDS, OF_COG, Content, read_json
 
 # What tools call a tensor that has no name of its own.
 NAMELESS = ("", "*", "emb_params", "emp_params", "clip_l", "clip_g")
 ENCODERS = ("clip_l", "clip_g")
 BUNDLE = "bundle_emb."
 EMBEDDING_FLAG = "<embed>"
-_COG = {"text_encoders_0": "clip_l", "text_encoders_1": "clip_g"}
+_COG = dict(zip(OF_COG, ENCODERS, strict=True))
+SECOND_WIDTH = 1280  # of the vectors of SDXL's second text encoder
+MOST_VECTORS = 1000  # a prompt has room for 75 of them
 OF_OUTPUTS = "_out"  # OneTrainer's vectors that are added behind the text encoder
 
 
@@ -40,9 +42,9 @@ class Layout(NamedTuple):
 
 def _determined(content: Content) -> Iterator[Embedding]:
     for name, entry in content.values.items():
-        rows = entry["learned_embeddings"]
+        rows, phrase = entry["learned_embeddings"], entry.get("initializer_strs")
         vectors = rows if isinstance(rows, dict) else {"clip_l": rows}
-        yield Embedding(name, vectors, str(entry.get("initializer_strs", "")))
+        yield Embedding(name, vectors, phrase if isinstance(phrase, str) else "")
 
 
 def _automatic(content: Content) -> Iterator[Embedding]:
@@ -64,11 +66,20 @@ def _nameless(content: Content) -> Iterator[Embedding]:
 
 def _cog(content: Content) -> Iterator[Embedding]:
     """Rows without words: which are whose is in a file beside, "TOK": "<s0><s1>"."""
-    words = read_json(content.metadata.get(COG_WORDS, "{}"))
-    for name, places in words.items() or [("", None)]:
-        mine = [int(place) for place in re.findall(r"<s(\d+)>", str(places))]
-        vectors = {_COG[key]: rows[mine] if mine else rows for key, rows in content.values.items()}
-        yield Embedding(name, vectors)
+    try:
+        words = read_json(content.metadata.get(COG_WORDS, "{}"))
+    except ValueError as error:
+        raise ValueError(f"{COG_WORDS} beside it is damaged ({error})") from None
+    places = {
+        name: [int(place) for place in re.findall(r"<s(\d+)>", text)]
+        for name, text in words.items()
+        if isinstance(text, str) and "<s" in text
+    }
+    count = min(len(rows) for rows in content.values.values())
+    for name, mine in places.items() or [("", [*range(count)])]:
+        if len({*mine} & {*range(count)}) != len(mine):
+            raise ValueError(f"has {count} rows, of which {COG_WORDS} gives others to {name}")
+        yield Embedding(name, {_COG[key]: rows[mine] for key, rows in content.values.items()})
 
 
 def _flagged(content: Content) -> Iterator[Embedding]:
@@ -92,8 +103,7 @@ def _bundled(content: Content) -> Iterator[Embedding]:
 
 def _by_token(content: Content) -> Iterator[Embedding]:
     for token, rows in content.values.items():
-        name = content.metadata.get("name") if len(content.values) == 1 else None
-        yield Embedding(str(name or token), {"clip_l": rows})
+        yield Embedding(token, {"clip_l": rows})
 
 
 def _of_encoders(
@@ -106,9 +116,15 @@ def _of_encoders(
         )
     vectors = {key if key in ENCODERS else "clip_l": rows for key, rows in read.items()}
     left_out = tuple(sorted(set(parts) - set(read)))
-    steps = metadata.get("step")  # ai-toolkit writes it so
-    about = {"steps": int(steps)} if steps is not None and steps.isdecimal() else {}
-    return Embedding(name or str(metadata.get("name", "")), vectors, "", about, left_out)
+    steps = metadata.get("step", "")  # ai-toolkit writes it so
+    about = {"steps": int(steps)} if steps.isdecimal() else {}
+    return Embedding(name or _said(metadata, "name"), vectors, "", about, left_out)
+
+
+def _said(metadata: Mapping[str, str], key: str) -> str:
+    """Return a text of the metadata, where ai-toolkit has it in quotes, as JSON."""
+    text = metadata.get(key, "")
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
 
 
 def _is_determined(content: Content) -> bool:
@@ -138,8 +154,13 @@ def _are_tokens(content: Content) -> bool:
 
 
 _OF_A_LAYER = re.compile(r"[._](lora|hada|lokr|oft)[._]|\.(weight|bias|alpha)$")
-_OTHERS = {"lora": "an adapter", ".weight": "a whole model's layers", "state_dict": "a whole model"}
-_NAMELESS_KEYS = {f"{key}{end}" for key in (*NAMELESS[1:], *ENCODERS) for end in ("", OF_OUTPUTS)}
+_OTHERS = {
+    "lora_": "an adapter",
+    ".lora": "an adapter",
+    ".weight": "a whole model's layers",
+    "state_dict": "a whole model",
+}
+_NAMELESS_KEYS = {f"{key}{end}" for key in NAMELESS[1:] for end in ("", OF_OUTPUTS)}
 
 # In the order in which they are tried. A new one is a line here, and what it reads above.
 LAYOUTS = (
@@ -164,3 +185,32 @@ def embeddings_in(content: Content) -> list[Embedding]:
         raise ValueError(f"holds no concept, but {other}")
     known = ", ".join(layout.name for layout in LAYOUTS)
     raise ValueError(f"holds {found:.200}, which is no concept in a layout of {known}")
+
+
+def checked_vectors(name: str, given: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return a word's vectors in float32, (vectors, width) for each encoder, or a ValueError."""
+    if not all(isinstance(value, torch.Tensor) for value in given.values()):
+        raise ValueError(f"tensors are wanted of {name}")
+    # Of one vector, files from before there were several have no first dimension.
+    rows = {key: value[None] if value.dim() == 1 else value for key, value in given.items()}
+    kinds = {str(value.dtype) for value in rows.values() if not value.is_floating_point()}
+    if kinds or not set(rows) <= {*ENCODERS}:
+        found = f"{', '.join(kinds)} for {', '.join(map(str, rows))}"
+        raise ValueError(
+            f"numbers for {' and '.join(ENCODERS)} are wanted of {name}, found {found}"
+        )
+    shapes = {key: tuple(value.shape) for key, value in rows.items()}
+    well_formed = all(len(shape) == 2 and all(shape) for shape in shapes.values())
+    if not well_formed or len({shape[0] for shape in shapes.values()}) != 1:
+        raise ValueError(f"(vectors, width) is wanted of {name}, found {shapes}")
+    if len(next(iter(rows.values()))) > MOST_VECTORS:
+        raise ValueError(f"has {name} with more than {MOST_VECTORS} vectors")
+    if "clip_l" not in rows or shapes["clip_l"][1] == SECOND_WIDTH:
+        raise ValueError(
+            f"has {name} for the second text encoder of Stable Diffusion XL alone; the file of the "
+            "first is wanted, with this one beside it: learned.safetensors, learned_2.safetensors"
+        )
+    floats = {key: value.to(torch.float32, copy=True) for key, value in rows.items()}
+    if not all(bool(value.isfinite().all()) for value in floats.values()):
+        raise ValueError(f"has {name} with vectors that are no numbers, of a run that diverged")
+    return floats

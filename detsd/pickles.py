@@ -15,6 +15,9 @@ import torch
 
 LARGEST = 1 << 19  # bytes of instructions: a concept has a few hundred of them
 
+MOST = 1 << 48  # of anything that is counted: more would only take time to multiply
+MOST_DIMENSIONS = 8
+
 
 class PickleError(ValueError):
     """A pickle that is damaged, or that wants more made than tensors and plain values."""
@@ -166,18 +169,16 @@ def _of(kind: Any, value: Any) -> Any:
 
 
 def _whole(count: Any) -> int:
-    if not isinstance(count, int) or count < 0:
+    if not isinstance(count, int) or not 0 <= count < MOST:
         raise PickleError("has a size that is none")
     return count
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Stored:
-    shape, stride = (tuple(map(_whole, _of(tuple, one))) for one in (shape, stride))
+    if len(_of(tuple, shape)) > MOST_DIMENSIONS or len(_of(tuple, stride)) != len(shape):
+        raise PickleError("has a shape that is none")
+    shape, stride = (tuple(map(_whole, one)) for one in (shape, stride))
     return Stored(_of(Storage, storage), _whole(offset), shape, stride)
-
-
-def _mapping(pairs: Any = ()) -> dict[Any, Any]:
-    return {_of((str, int), key): value for key, value in pairs}
 
 
 def _no_call(*_: Any) -> Any:
@@ -201,8 +202,9 @@ _DTYPES = {
 }
 # All that a pickle may name, and what is made of it here.
 _MAKERS: Mapping[str, Callable[..., Any]] = {
-    "collections OrderedDict": _mapping,
-    **dict.fromkeys(("builtins set", "__builtin__ set"), lambda items=(): [*items]),
+    # Nothing is copied here: of something large, a short pickle asks for copies by the thousand.
+    "collections OrderedDict": lambda: {},
+    **dict.fromkeys(("builtins set", "__builtin__ set"), lambda items=None: items),
     "torch._utils _rebuild_tensor_v2": _tensor,
     "torch._utils _rebuild_parameter": lambda tensor, *_: _of(Stored, tensor),
     "torch.nn.modules.container ParameterDict": Module,

@@ -8,6 +8,7 @@ from pathlib import Path
 from detsd.checkpoints import Export, find_checkpoint
 from detsd.concepts import Concept, ConceptError, read_concepts
 from detsd.config import ConfigError, Word
+from detsd.config.concepts import MOST_VECTORS
 from detsd.model import StableDiffusion
 
 log = logging.getLogger(__name__)
@@ -59,22 +60,20 @@ def _from_source(word: Word, own: Path | None) -> Concept:
                 f"{concept.num_vectors}; leave out one of the two"
             ]
         )
+    if concept.num_vectors > MOST_VECTORS:
+        raise ConceptError(
+            f"{path}: has {concept.num_vectors} vectors, which leave no room for a prompt; at most "
+            f"{MOST_VECTORS} are wanted"
+        )
     if not own:
         log.info("%s starts from %s (%d vectors)", word.name, path, concept.num_vectors)
     return replace(concept, name=word.name, initializer=word.initializer or concept.initializer)
 
 
 def _warm(concept: Concept, found: Concept) -> Concept:
-    wanted = {key: value.shape[1] for key, value in concept.vectors.items()}
-    widths = {key: value.shape[1] for key, value in found.vectors.items()}
-    if widths != wanted:
-        raise ConceptError(
-            f"{concept.name} in the checkpoint has vectors of width {widths}, this model takes "
-            f"{wanted}: it was made for another base model"
-        )
     if found.num_vectors != concept.num_vectors:
         log.warning(
-            "%s has %d vectors in the checkpoint and %d here: it starts from its initializer",
+            "%s has %d vectors in the checkpoint and %d here, as which it starts",
             *(concept.name, found.num_vectors, concept.num_vectors),
         )
         return concept

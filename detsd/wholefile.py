@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from detsd.checkpoints import read_export
-from detsd.torchfile import is_torch_file, map_torch_file
+from detsd.torchfile import INERT, is_torch_file, map_torch_file
 
 UNET = "model.diffusion_model."
 FIRST = f"{UNET}input_blocks.0.0.weight"  # what the noisy latents go into
@@ -22,13 +22,7 @@ _OF_DIFFUSERS = ("down_blocks.", "encoder.down_blocks.", "text_model.")
 # What a file from before safetensors may have beside the weights: how training went.
 _BESIDE = frozenset(
     {
-        "_codecs encode",
-        "numpy dtype",
-        "numpy ndarray",
-        "numpy.core.multiarray scalar",
-        "numpy.core.multiarray _reconstruct",
-        "numpy._core.multiarray scalar",
-        "numpy._core.multiarray _reconstruct",
+        *INERT,
         "pytorch_lightning.callbacks.model_checkpoint ModelCheckpoint",
         "lightning.pytorch.callbacks.model_checkpoint ModelCheckpoint",
     }

@@ -18,7 +18,11 @@ def as_text(content: dict[str, Any]) -> str:
 
 def hide(content: dict[str, Any], path: Path, height: int = 128) -> None:
     """Put the content into a picture's pixels, a block at either edge, and write it."""
-    packed = zlib.compress(_json(content), 9)
+    hide_bytes(zlib.compress(_json(content), 9), path, height)
+
+
+def hide_bytes(packed: bytes, path: Path, height: int = 128) -> None:
+    """Put these bytes there."""
     columns = -(-len(packed) // (3 * height)) + 1
     data = np.resize(np.frombuffer(packed, np.uint8), height * columns * 3)
     blocks = [_masked(half.reshape(height, columns, 3)) for half in (data & 15, data >> 4)]

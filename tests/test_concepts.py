@@ -194,6 +194,10 @@ def test_a_truncated_file_is_refused_by_name(tmp_path: Path, name: str, share: f
         {"a": torch.rand(2, 8), "emb_params": torch.rand(2, 8)},
         {"clip_l": torch.rand(2, 8), "clip_g": torch.rand(3, 8)},
         {"clip_l": torch.rand(2, 8), "other": torch.rand(2, 8)},
+        {"position_ids": torch.arange(77)[None]},
+        {"a": torch.rand(1001, 8)},
+        {"a" * 300: torch.rand(1, 8)},
+        {"a\nb": torch.rand(1, 8)},
         {},
     ],
     ids=lambda tensors: str({key: list(value.shape) for key, value in tensors.items()}),
@@ -218,6 +222,13 @@ def test_damaged_metadata_is_refused(tmp_path: Path, text: str) -> None:
         {"a": {"initializer_strs": "x"}},
         {"a": {"initializer_strs": "x", "learned_embeddings": torch.rand(2, 2, 8)}},
         {"a": {"initializer_strs": "x", "learned_embeddings": {}}},
+        {"a": {"initializer_strs": "x", "learned_embeddings": {"clip_l": torch.rand(2, 8), 3: 4}}},
+        {
+            "a": {
+                "initializer_strs": "x",
+                "learned_embeddings": {key: torch.rand(2, 8) for key in ("clip_l", "t5")},
+            }
+        },
         {"a": {"initializer_strs": "x", "learned_embeddings": [1.0]}},
     ],
     ids=lambda entries: type(entries).__name__,
@@ -229,7 +240,12 @@ def test_an_earlier_file_of_another_shape_is_refused(tmp_path: Path, entries: An
 
 
 def test_a_place_without_a_concept_is_refused(tmp_path: Path) -> None:
-    for path, said in ((tmp_path, "holds no concept"), (tmp_path / "no", "no such file")):
+    long = tmp_path / ("x" * 300)
+    for path, said in (
+        (tmp_path, "holds no concept"),
+        (tmp_path / "no", "no such file"),
+        (long, "cannot be read: File name too long"),
+    ):
         with pytest.raises(ConceptError, match=said):
             read_concepts(path)
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, PngImagePlugin
@@ -90,7 +91,7 @@ FILES = {
     "kohya .pt": ("cat.pt", pickled({"emb_params": ROWS}), "cat"),
     "ai-toolkit": (
         "cat_000000900.safetensors",
-        safetensors({"emb_params": ROWS}, name="cat", step="900", string_to_token='{"*": 265}'),
+        safetensors({"emb_params": ROWS}, name='"cat"', step="900", string_to_token='{"*": 265}'),
         "cat",
     ),
     "OneTrainer": (
@@ -169,6 +170,12 @@ def test_two_files_of_diffusers_are_one_concept_of_sdxl(tmp_path: Path, suffix: 
     write = safetensors if suffix == ".safetensors" else pickled
     write({"<cat>": ROWS})(tmp_path / f"learned_embeds{suffix}")
     write({"<cat>": MORE})(tmp_path / f"learned_embeds_2{suffix}")
+    write({"<dog>": ROWS[0]})(tmp_path / f"one{suffix}")
+    write({"<dog>": MORE[0]})(tmp_path / f"one_2{suffix}")
+    (dog,) = read_concepts(tmp_path / f"one{suffix}")
+    assert torch.equal(dog.vectors["clip_g"], MORE[:1])
+    for half in ("one", "one_2"):
+        (tmp_path / f"{half}{suffix}").unlink()
     for place in (tmp_path, tmp_path / f"learned_embeds{suffix}"):
         (found,) = read_concepts(place)
         assert found.name == "<cat>" and torch.equal(found.vectors["clip_g"], MORE)
@@ -176,10 +183,40 @@ def test_two_files_of_diffusers_are_one_concept_of_sdxl(tmp_path: Path, suffix: 
         read_concepts(tmp_path / f"learned_embeds_2{suffix}")
 
 
+def test_of_diffusers_steps_the_last_is_taken(tmp_path: Path) -> None:
+    for step in (500, 1000):
+        safetensors({"<cat>": ROWS * step})(tmp_path / f"learned_embeds-steps-{step}.safetensors")
+        safetensors({"<cat>": MORE})(tmp_path / f"learned_embeds_2-steps-{step}.safetensors")
+    (found,) = read_concepts(tmp_path)
+    assert torch.equal(found.vectors["clip_l"], ROWS * 1000) and "clip_g" in found.vectors
+    (early,) = read_concepts(tmp_path / "learned_embeds-steps-500.safetensors")
+    assert torch.equal(early.vectors["clip_l"], ROWS * 500) and "clip_g" in early.vectors
+    safetensors({"<cat>": ROWS})(tmp_path / "learned_embeds.safetensors")
+    safetensors({"<cat>": MORE})(tmp_path / "learned_embeds_2.safetensors")
+    (found,) = read_concepts(tmp_path)
+    assert torch.equal(found.vectors["clip_l"], ROWS)
+
+
+def test_a_folder_of_cogs_is_read_whatever_lies_beside(tmp_path: Path) -> None:
+    cog(tmp_path / "embeddings.pti")
+    safetensors(LORA)(tmp_path / "lora.safetensors")
+    assert [found.name for found in read_concepts(tmp_path)] == ["TOK"]
+    for words in ('{"TOK": "<s9>"}', '{"TOK": "<s0><s0>"}', "no json"):
+        (tmp_path / "special_params.json").write_text(words)
+        with pytest.raises(ConceptError, match="embeddings.pti: .*special_params.json"):
+            read_concepts(tmp_path)
+
+
+def test_a_number_of_numpys_among_the_values_is_passed_over(tmp_path: Path) -> None:
+    torch.save({**AUTOMATIC, "step": np.int64(900)}, tmp_path / "cat.pt")
+    assert read_concepts(tmp_path / "cat.pt")[0].about == {"base_model": "sd-v1-4"}
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
         ({"cat": ROWS}, {"cat_2": ROWS}),
+        ({"cat": ROWS}, {"cat": torch.rand(3, 1024)}),
         ({"cat": ROWS}, {"cat_2": ROWS[:, :32]}),
         ({"emb_params": ROWS}, {"emb_params": ROWS[:, :32]}),
         ({"emb_params": ROWS}, {"clip_l": ROWS[:, :32]}),
@@ -189,7 +226,8 @@ def test_two_files_of_diffusers_are_one_concept_of_sdxl(tmp_path: Path, suffix: 
 def test_two_concepts_with_numbers_stay_two(tmp_path: Path, one, other) -> None:
     safetensors(one)(tmp_path / "cat.safetensors")
     safetensors(other)(tmp_path / "cat_2.safetensors")
-    assert [found.name for found in read_concepts(tmp_path)] == ["cat", "cat_2"]
+    found = [found.name for found in read_concepts(tmp_path)]
+    assert found == ["cat", "cat" if "cat" in other else "cat_2"]
     (tmp_path / "cat_2.safetensors").write_bytes(b"damaged")
     assert read_concepts(tmp_path / "cat.safetensors")[0].name == "cat"
 

@@ -109,11 +109,12 @@ def test_what_a_stranger_names_as_base_model_stops_nothing(tmp_path, listed, bas
 
 
 def test_what_a_stranger_writes_is_no_command_to_the_terminal(tmp_path, capsys):
-    word = Concept("a\x1b[31m\n", {"clip_l": torch.ones(1, 8)}, "red " * 30)
-    (tmp_path / "a.pt").write_bytes(encode_concepts([word], "determined"))
-    assert main(["convert", "--list", str(tmp_path / "a.pt")]) == 0
+    about = {"base_model": "b\x1b[31m\n"}
+    word = Concept("a", {"clip_l": torch.ones(1, 8)}, "red " * 30, about)
+    (tmp_path / "a.safetensors").write_bytes(encode_concepts([word]))
+    assert main(["convert", "--list", str(tmp_path / "a.safetensors")]) == 0
     head, row = capsys.readouterr().out.splitlines()
-    assert "\x1b" not in row and "a\N{REPLACEMENT CHARACTER}[31m" in row
+    assert "\x1b" not in row and "b\N{REPLACEMENT CHARACTER}[31m" in row
     assert "red " * 11 + "red…" in row and "red " * 12 not in row
 
 

@@ -50,6 +50,9 @@ def test_what_does_not_fit_is_said_before_anything_is_learnt(tmp_path, load, hpa
     path = automatic(tmp_path / "a.pt")
     with pytest.raises(ConfigError, match="num_vectors: 4 are wanted, .*a.pt has 3; leave out one"):
         begun(load, Word("det-logo", "", 4, str(path)))
+    automatic(tmp_path / "long.pt", string_to_param={"*": torch.rand(65, 32)})
+    with pytest.raises(ConceptError, match="has 65 vectors, which leave no room for a prompt"):
+        begun(load, Word("det-logo", "", None, str(tmp_path / "long.pt")))
     with pytest.raises(ConceptError, match="no such file"):
         begun(load, Word("det-logo", "", None, str(tmp_path / "no.pt")))
     automatic(path, string_to_param={"*": torch.rand(3, 1024)})
