@@ -79,11 +79,11 @@ def prepare(
     know_words(config, model, [word for word in beside if word.name not in learnt])
     size = _picture_size(config, model)
     own = checkpoint.path if checkpoint and checkpoint.own else None
-    lent = read_export(checkpoint.path) if checkpoint and not checkpoint.own else None
-    concepts = starting_concepts(words, model, own, lent, beside)  # a wrong file is said at once
     prior = class_samples(config, model, size, trial, own)  # before anything is learnt
     batches = _batches(config, trial, examples, model, size, batch_size, prior)
     warn_of_common_words(config, model)
+    lent = read_export(checkpoint.path) if checkpoint and not checkpoint.own else None
+    concepts = starting_concepts(words, model, own, lent, beside)
     method = attach(config, concepts, model, half=precision == "bf16")
     if lent:
         method.start_from(lent)
