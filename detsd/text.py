@@ -72,7 +72,7 @@ class PromptEncoder:
         for key, tokenizer, module in self.encoders:  # all of them, before the first is changed
             tokens.check_concept(tokenizer, module, concept.name, concept.vectors[key])
         if not self.concepts:
-            self._untaught = [copy.deepcopy(tokenizer) for _, tokenizer, _ in self.encoders]
+            self._untaught = [_at_rest(tokenizer) for _, tokenizer, _ in self.encoders]
         rows = {
             key: tokens.add_concept(tokenizer, module, concept.name, concept.vectors[key])
             for key, tokenizer, module in self.encoders
@@ -170,6 +170,14 @@ def _spelt(widths: Mapping[str, int]) -> str:
     family = FAMILIES.get(tuple(widths[key] for key in sorted(widths, reverse=True)))
     said = f"{' + '.join(map(str, widths.values()))} ({' and '.join(widths)}"
     return f"{said}, as of {family})" if family else f"{said})"
+
+
+def _at_rest(tokenizer: Any) -> Any:
+    """Return a copy without the padding of the last prompt, which would be saved with it."""
+    twin = copy.deepcopy(tokenizer)
+    twin.backend_tokenizer.no_truncation()
+    twin.backend_tokenizer.no_padding()
+    return twin
 
 
 def _with_plain_embedding(encoder: Any, concepts: bool) -> Any:

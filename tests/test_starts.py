@@ -70,6 +70,19 @@ def test_other_starts_give_way_and_a_fork_does_not(tmp_path, load):
     assert torch.equal(beside, ROWS) and torch.equal(lent, ROWS + 2)
 
 
+def test_a_model_beside_a_downloaded_word_is_saved_the_same_after_a_stop(tmp_path, hparams):
+    path = automatic(tmp_path / "logo-v2.pt")
+    prior = {"class_prompt": "a logo", "num_class_images": 2, "num_inference_steps": 2}
+    hparams |= {
+        "method": {"kind": "full", "vectors_learning_rate": 1e-3},
+        "prior": {**prior, "cache_dir": str(tmp_path / "cache")},
+    }
+    hparams["concepts"] |= {"initializer_strs": None, "init_from": str(path)}
+    straight = run(tmp_path / "straight", hparams)  # has tokenized the class's prompt before
+    run(tmp_path / "stopped", hparams, stop_at=3)
+    assert exports(run(tmp_path / "stopped", hparams)) == exports(straight)
+
+
 @pytest.mark.parametrize("method", ["textual_inversion", "lora", "full"])
 def test_a_run_learns_a_downloaded_word_further_and_goes_on_without_the_file(
     tmp_path, hparams, method
