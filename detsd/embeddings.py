@@ -15,7 +15,7 @@ BUNDLE = "bundle_emb."
 EMBEDDING_FLAG = "<embed>"
 _COG = dict(zip(OF_COG, ENCODERS, strict=True))
 SECOND_WIDTH = 1280  # of the vectors of SDXL's second text encoder
-MOST_VECTORS = 1000  # a prompt has room for 75 of them
+MOST_ROWS = 1000  # a prompt has room for 75 of them
 OF_OUTPUTS = "_out"  # OneTrainer's vectors that are added behind the text encoder
 
 
@@ -203,8 +203,8 @@ def checked_vectors(name: str, given: Mapping[str, Any]) -> dict[str, torch.Tens
     well_formed = all(len(shape) == 2 and all(shape) for shape in shapes.values())
     if not well_formed or len({shape[0] for shape in shapes.values()}) != 1:
         raise ValueError(f"(vectors, width) is wanted of {name}, found {shapes}")
-    if len(next(iter(rows.values()))) > MOST_VECTORS:
-        raise ValueError(f"has {name} with more than {MOST_VECTORS} vectors")
+    if len(next(iter(rows.values()))) > MOST_ROWS:
+        raise ValueError(f"has {name} with more than {MOST_ROWS} vectors")
     if "clip_l" not in rows or shapes["clip_l"][1] == SECOND_WIDTH:
         raise ValueError(
             f"has {name} for the second text encoder of Stable Diffusion XL alone; the file of the "

@@ -11,11 +11,11 @@ from detsd.embeddings import ENCODERS
 from detsd.leaderboard import aligned
 from detsd.learnt import read_learnt
 from detsd.norms import Norms, mean_norm, norms_of
+from detsd.reason import one_line
 from detsd.text import FAMILIES
 
 Row = dict[str, Any]  # of plain values, as JSON has them
 LONGEST = 48  # letters of a cell
-UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
 
 _WORDS = ("file", "concept", "vectors", "width", "family", "norm", "norm_ratio", "initializer")
 _ADAPTERS = ("file", "adapter", "layers", "ranks", "family")
@@ -108,6 +108,4 @@ def _cell(name: str, value: Any) -> Any:
         return ("," if name == "ranks" else "+").join(f"{one:.4g}" for one in value)
     if not isinstance(value, str):
         return value
-    shown = "".join(one if one.isprintable() else UNPRINTABLE for one in value)
-    cut = name != "file" and len(shown) > LONGEST
-    return f"{shown[: LONGEST - 1]}…" if cut else shown or None
+    return one_line(value, len(value) if name == "file" else LONGEST) or None

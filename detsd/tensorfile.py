@@ -8,6 +8,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from detsd.torchfile import is_torch_file
+
 Tensors = dict[str, torch.Tensor]
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -19,7 +21,7 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in sorted(file.keys())}, file.metadata() or {}
     except SafetensorError as error:
-        if path.suffix in _PICKLES or _is_pickle(path):
+        if path.suffix in _PICKLES or is_torch_file(_start_of(path)):
             raise ValueError(
                 "is a pickle, which may run code as it is read, so it is not; where you trust it, "
                 "load it and save it with safetensors.torch.save_file"
@@ -63,7 +65,6 @@ def _with_sorted_header(data: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + data[start:]
 
 
-def _is_pickle(path: Path) -> bool:
-    """Return whether it begins as one, or as the archive that torch puts one into."""
+def _start_of(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+        return file.read(16)
