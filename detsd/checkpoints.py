@@ -40,7 +40,11 @@ class Export(NamedTuple):
 def find_checkpoint(source: str | Path) -> Path:
     """Return the file or folder of that name, or the Determined checkpoint's folder, fetched."""
     path = Path(source).expanduser()
-    return path if path.exists() else fetch_checkpoint(str(source))
+    try:
+        there = path.exists()
+    except OSError:  # no disk takes so long a name
+        there = False
+    return path if there else fetch_checkpoint(str(source))
 
 
 def read_export(source: str | Path, concepts_file: str = "") -> Export:

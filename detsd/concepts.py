@@ -51,12 +51,12 @@ class Concept:
 def read_concepts(path: Path, name: str | None = None) -> list[Concept]:
     """Return the concepts in a file of any layout, or in a checkpoint's folder; none of it is run.
 
-    A file that holds one is called `name`; without that as it says itself, or as the file.
+    One that lies alone is called `name`; without that as its file says, or as the file.
     """
     path = Path(path)
     try:
         if path.is_dir():
-            return _read_folder(path)
+            return _read_folder(path, name)
         if not path.is_file():
             raise ValueError("no such file")
         return _read_file(path, name)
@@ -77,8 +77,8 @@ def _read_file(path: Path, name: str | None) -> list[Concept]:
     about, found = _about(content), embeddings_in(content)
     if len(found) == 1:
         found = [_with_second_file(path, found[0])]
-    elif name is not None:
-        raise ValueError(f"holds {len(found)} concepts, which cannot all be called {name}")
+    else:
+        name = None
     return [_concept(path, one, name, about) for one in found]
 
 
@@ -114,13 +114,17 @@ def _embedding(concept: Concept) -> Embedding:
 
 
 def bundled_concepts(path: Path) -> list[Concept]:
-    """Return the concepts that lie in an adapter's file: most have none."""
+    """Return the concepts that lie in an adapter's file: some have other models'."""
     with safe_open(path, framework="pt") as file:
         bundled = any(key.startswith(BUNDLE) for key in file.keys())  # noqa: SIM118, no mapping
-    return read_concepts(path) if bundled else []
+    try:
+        return read_concepts(path) if bundled else []
+    except ConceptError as error:
+        log.warning("the words in an adapter are left out: %s", error)
+        return []
 
 
-def _read_folder(folder: Path) -> list[Concept]:
+def _read_folder(folder: Path, name: str | None) -> list[Concept]:
     export = folder / "export" if (folder / "export").is_dir() else folder
     files = concept_files(export)
     if not files:
@@ -128,7 +132,8 @@ def _read_folder(folder: Path) -> list[Concept]:
         there = [f", but {what}" for what, name in other.items() if (export / name).exists()]
         found = there[0] if there else f" (*.safetensors or {EARLIER_FILE})"
         raise ConceptError(f"{folder}: holds no concept{found}")
-    return [concept for path in files for concept in read_concepts(path)]
+    name = name if len(files) == 1 else None
+    return [concept for path in files for concept in read_concepts(path, name)]
 
 
 def concept_files(export: Path) -> list[Path]:
@@ -193,8 +198,7 @@ def _concept(path: Path, one: Embedding, name: str | None, about: Mapping[str, A
     if not is_a_file_name(name):
         raise ValueError(f"{name!r} cannot be a concept's name: it names its file too")
     if one.left_out:
-        left = ", ".join(one.left_out)
-        log.warning("%s: left out is %s, which is added to what a text encoder returns", path, left)
+        log.warning("%s: left out is %s", path, one.left_out)
     notes = {**one.about, **about}
     initializer = str(notes.pop("initializer", one.initializer))
     return Concept(name, checked_vectors(name, one.vectors), initializer, notes)

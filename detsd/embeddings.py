@@ -26,7 +26,7 @@ class Embedding(NamedTuple):
     vectors: Mapping[str, torch.Tensor]  # by text encoder
     initializer: str = ""
     about: Mapping[str, Any] = {}
-    left_out: tuple[str, ...] = ()  # what else is there of it, and is not read
+    left_out: str = ""  # what else is there, and is not read
 
 
 Read = Callable[[Content], Iterator[Embedding]]
@@ -84,9 +84,11 @@ def _cog(content: Content) -> Iterator[Embedding]:
 
 def _flagged(content: Content) -> Iterator[Embedding]:
     """Words among the layers of an adapter, by what the metadata says of their names."""
-    for key, rows in content.values.items():
-        if content.metadata.get(key) == EMBEDDING_FLAG:
-            yield Embedding(key, {"clip_l": rows})
+    words = [key for key in content.values if content.metadata.get(key) == EMBEDDING_FLAG]
+    layers = len(content.values) - len(words)
+    left_out = f"an adapter of {layers} tensors, in a layout that is not read" if layers else ""
+    for key in words:
+        yield Embedding(key, {"clip_l": content.values[key]}, left_out=left_out)
 
 
 def _bundled(content: Content) -> Iterator[Embedding]:
@@ -115,7 +117,8 @@ def _of_encoders(
             f"has {name or 'vectors'} for {', '.join(others)}, which no model here has"
         )
     vectors = {key if key in ENCODERS else "clip_l": rows for key, rows in read.items()}
-    left_out = tuple(sorted(set(parts) - set(read)))
+    added = ", ".join(sorted(set(parts) - set(read)))
+    left_out = f"{added}, which is added to what a text encoder returns" if added else ""
     steps = metadata.get("step", "")  # ai-toolkit writes it so
     about = {"steps": int(steps)} if steps.isdecimal() else {}
     return Embedding(name or _said(metadata, "name"), vectors, "", about, left_out)

@@ -164,7 +164,8 @@ class _Maker(NamedTuple):
 
 def _of(kind: Any, value: Any) -> Any:
     if not isinstance(value, kind):
-        raise PickleError(f"has {type(value).__name__} where something else is wanted")
+        wanted = "a text or a whole number" if isinstance(kind, tuple) else kind.__name__.strip("_")
+        raise PickleError(f"has {type(value).__name__} where {wanted} is wanted")
     return value
 
 

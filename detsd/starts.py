@@ -35,10 +35,13 @@ def starting_concepts(
     concepts = []
     for word in words:
         if word.source:
-            first, other = _from_source(word, own), found.get(word.name)
+            other = found.get(word.name)
+            # The file may be gone, and is not missed where the checkpoint has it all.
+            alike = other and word.num_vectors in (None, other.num_vectors)
+            first = _renamed(word, other) if other and alike else _from_source(word, own)
         else:
-            size = (word.initializer, word.num_vectors)
-            first, other = model.text.initial_concept(word.name, *size), known.get(word.name)
+            other = known.get(word.name)
+            first = model.text.initial_concept(word.name, word.initializer, word.num_vectors)
         concepts.append(_warm(first, other) if other else first)
     return concepts
 
@@ -47,7 +50,7 @@ def _from_source(word: Word, own: Path | None) -> Concept:
     """Return the concept of the file, under the word's name."""
     assert word.source is not None
     path = own or find_checkpoint(word.source)
-    there = read_concepts(path)
+    there = read_concepts(path, word.name)
     same = [concept for concept in there if concept.name == word.name] or there
     if len(same) != 1:
         names = ", ".join(concept.name for concept in there)
@@ -67,6 +70,10 @@ def _from_source(word: Word, own: Path | None) -> Concept:
         )
     if not own:
         log.info("%s starts from %s (%d vectors)", word.name, path, concept.num_vectors)
+    return _renamed(word, concept)
+
+
+def _renamed(word: Word, concept: Concept) -> Concept:
     return replace(concept, name=word.name, initializer=word.initializer or concept.initializer)
 
 

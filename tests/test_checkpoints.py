@@ -137,6 +137,8 @@ def test_what_lies_here_comes_before_a_checkpoint_elsewhere(tmp_path, monkeypatc
     assert find_checkpoint(UUID) == Path(UUID)
     with pytest.raises(ConceptError, match="no such file or folder, nor the UUID"):
         find_checkpoint("no-such-folder")
+    with pytest.raises(ConceptError, match="no such file or folder"):
+        find_checkpoint("x" * 300)
 
 
 def test_processes_that_want_the_same_checkpoint_download_it_once(tmp_path, monkeypatch):

@@ -191,10 +191,20 @@ def test_a_word_starts_from_a_phrase_or_from_a_file(read: Read) -> None:
     assert [(word.initializer, word.source) for word in words] == [("", "a.pt"), ("", "b.pt")]
     words = read({**TWO, "init_from": [None, "b.pt"]}).concepts.words
     assert [(word.initializer, word.source) for word in words] == [("x", None), ("y", "b.pt")]
+    words = read(
+        {**TWO, "initializer_strs": ["x", None], "init_from": [None, "b.pt"]}
+    ).concepts.words
+    assert [(word.initializer, word.source) for word in words] == [("x", None), ("", "b.pt")]
     rare = {"method": {"kind": "lora"}}
     for changes, sections, problem in (
         ({**TWO, **nothing, "init_from": [None, "b.pt"]}, {}, "concepts.initializer_strs: missing"),
         ({**TWO, "init_from": ["a.pt"]}, {}, "init_from has 1"),
+        (
+            {**TWO, "initializer_strs": [None, "y"], "init_from": [None, "b.pt"]},
+            {},
+            "initializer_strs: a-b has neither a phrase nor a file",
+        ),
+        ({**TWO, "initializer_strs": ["x", None]}, {}, "c-d has neither a phrase nor a file"),
         ({"init_from": " "}, {}, "concepts.init_from"),
         ({"init_from": "a.pt"}, rare, "concepts.init_from: is for learnt vectors"),
         (

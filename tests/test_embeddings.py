@@ -165,6 +165,15 @@ def test_vectors_behind_the_encoder_are_said_to_be_left_out(tmp_path: Path, capl
     assert "left out is emp_params_out" in caplog.text
 
 
+def test_an_adapter_that_lies_beside_words_and_is_not_read_is_said_to_be(
+    tmp_path: Path, caplog
+) -> None:
+    _, write, _ = FILES["cloneofsimo"]
+    write(tmp_path / "cat.safetensors")
+    read_concepts(tmp_path / "cat.safetensors")
+    assert "left out is an adapter of" in caplog.text
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
 def test_two_files_of_diffusers_are_one_concept_of_sdxl(tmp_path: Path, suffix: str) -> None:
     write = safetensors if suffix == ".safetensors" else pickled
@@ -237,8 +246,8 @@ def test_several_words_in_one_file_are_as_many_concepts(tmp_path: Path) -> None:
     found = read_concepts(tmp_path / "two.pt")
     assert [one.name for one in found] == ["<s1>", "<s2>"]
     assert torch.equal(found[1].vectors["clip_l"], ROWS[1:2])
-    with pytest.raises(ConceptError, match="holds 2 concepts, which cannot all be called mine"):
-        read_concepts(tmp_path / "two.pt", name="mine")
+    same = read_concepts(tmp_path / "two.pt", name="mine")  # which is for one that lies alone
+    assert [one.name for one in same] == ["<s1>", "<s2>"]
 
 
 def test_words_of_cog_share_its_rows_as_the_file_beside_says(tmp_path: Path) -> None:
@@ -261,6 +270,15 @@ def test_a_lora_brings_the_words_that_lie_in_its_file(tmp_path: Path) -> None:
     assert (
         read_adapter(tmp_path / "style.safetensors").layers.keys() == export.adapter.layers.keys()
     )
+
+
+def test_an_adapter_is_taken_without_the_words_that_no_model_here_has(
+    tmp_path: Path, caplog
+) -> None:
+    safetensors({**LORA, "bundle_emb.cat.t5": ROWS})(tmp_path / "flux.safetensors")
+    export = read_export(tmp_path / "flux.safetensors")
+    assert export.adapter and export.concepts == ()
+    assert "left out: " in caplog.text and "has cat for t5" in caplog.text
 
 
 @pytest.mark.parametrize(

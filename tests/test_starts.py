@@ -46,6 +46,11 @@ def test_a_file_of_several_is_asked_by_name(tmp_path, load):
         begun(load, Word("dog", "", None, str(path)))
 
 
+def test_the_name_that_a_file_gives_matters_to_nobody(tmp_path, load):
+    path = automatic(tmp_path / "a.pt", name="by/somebody")
+    assert begun(load, Word("det-logo", "", None, str(path))).name == "det-logo"
+
+
 def test_what_does_not_fit_is_said_before_anything_is_learnt(tmp_path, load, hparams):
     path = automatic(tmp_path / "a.pt")
     with pytest.raises(ConfigError, match="num_vectors: 4 are wanted, .*a.pt has 3; leave out one"):
@@ -68,6 +73,11 @@ def test_other_starts_give_way_and_a_fork_does_not(tmp_path, load):
     beside = begun(load, from_file, beside=[other]).vectors["clip_l"]
     lent = begun(load, from_file, lent=fork, beside=[other]).vectors["clip_l"]
     assert torch.equal(beside, ROWS) and torch.equal(lent, ROWS + 2)
+    path.unlink()
+    found = begun(load, from_file._replace(num_vectors=3), lent=fork)
+    assert torch.equal(found.vectors["clip_l"], ROWS + 2) and found.initializer == "brain logo"
+    with pytest.raises(ConceptError, match="no such file"):
+        begun(load, from_file._replace(num_vectors=2), lent=fork)
 
 
 def test_a_model_beside_a_downloaded_word_is_saved_the_same_after_a_stop(tmp_path, hparams):

@@ -1,6 +1,7 @@
 """What a method, its prior and the words that it learns need of each other."""
 
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from typing import Any
 
 from detsd.config.read import listed
@@ -34,13 +35,22 @@ def _of_words(
     concepts: Mapping[str, Any], training: Mapping[str, Any], inverts: bool
 ) -> Iterator[tuple[str, str]]:
     """Yield what new words need: a phrase or a file to start from above all."""
-    sources = listed(concepts.get("init_from") or [])
+    sources, phrases = (
+        listed(concepts.get(key) or []) for key in ("init_from", "initializer_strs")
+    )
     from_phrases = not sources or not all(sources)
     wanted = ("concept_strs", *(("initializer_strs",) if from_phrases else ()))
     for key in (*wanted, *(PROMPTED if inverts else ())):
         if concepts and not concepts.get(key):
             yield f"concepts.{key}", "missing; it has no default"
-    if training.get("hidden_reg_weight") and not concepts.get("initializer_strs"):
+    words, starts = concepts.get("concept_strs"), zip_longest(phrases, sources)
+    for word, (phrase, source) in zip(listed(words or []), starts, strict=False):
+        if phrases and not phrase and not source:
+            yield (
+                "concepts.initializer_strs",
+                f"{word} has neither a phrase nor a file to start from",
+            )
+    if training.get("hidden_reg_weight") and not (phrases and all(phrases)):
         yield "training.hidden_reg_weight", "is a distance from concepts.initializer_strs"
 
 

@@ -95,8 +95,8 @@ class ConceptsConfig(Section):
 
     concept_strs: Annotated[tuple[Annotated[str, AfterValidator(_a_word)], ...], ListedOrNone] = ()
     """The words used in prompts, one a folder; the same word may stand for several folders."""
-    initializer_strs: Annotated[tuple[Text, ...], ListedOrNone] = ()
-    """A phrase a word: the new word starts as its tokens, one vector for each."""
+    initializer_strs: Annotated[tuple[Text | None, ...], ListedOrNone] = ()
+    """A phrase a word: the new word starts as its tokens, one vector for each, or null."""
     init_from: Annotated[tuple[Text | None, ...], ListedOrNone] = ()
     """A concept a word to learn further, instead of a phrase: a file of any tool, a checkpoint's
     folder or UUID; null where the phrase is to do."""
@@ -141,7 +141,7 @@ class ConceptsConfig(Section):
     def words(self) -> tuple[Word, ...]:
         """The words to learn, each once, in the order written."""
         length = len(self.concept_strs)
-        initializers = self.initializer_strs or ("",) * length
+        initializers = [phrase or "" for phrase in self.initializer_strs or ("",) * length]
         sources = self.init_from or (None,) * length
         sizes = _spread(self.num_vectors, length)
         rows = zip(self.concept_strs, initializers, sizes, sources, strict=True)
