@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 
 LARGEST = 1 << 19  # bytes of instructions: a concept has a few hundred of them
-
 MOST = 1 << 48  # of anything that is counted: more would only take time to multiply
 MOST_DIMENSIONS = 8
 
