@@ -11,7 +11,7 @@ from PIL import Image
 from detsd import finetune
 from detsd.checkpoints import CheckpointError, distinct, name_of, read_export, words_beside
 from detsd.concepts import ConceptError
-from detsd.config import ModelConfig, hub_token
+from detsd.config import ModelConfig, hub_token, read
 from detsd.denoise import build_scheduler
 from detsd.pretrained import load_model
 from detsd.request import Settings
@@ -44,11 +44,16 @@ class DetSDTextualInversionPipeline:
         device: str = "cuda",
         use_fp16: bool = True,
         disable_progress_bar: bool = False,
+        config_name_or_path: str | None = None,
     ):
         self._file_name = learned_embeddings_filename
         self._quiet = disable_progress_bar
         token = hub_token(os.environ)
-        config = ModelConfig(pretrained_model_name_or_path=pretrained_model_name_or_path)
+        named = {
+            "pretrained_model_name_or_path": pretrained_model_name_or_path,
+            "config_name_or_path": config_name_or_path,
+        }
+        config = read(ModelConfig, named)
         self._model = load_model(
             config,
             torch.device(device),

@@ -36,6 +36,7 @@ def read_content(path: Path, prefix: str) -> Content:
     if start[8:9] == b"{":
         return _read_safetensors(path, prefix)
     if is_picture(start):
+        _check_size(path.stat().st_size)
         return Content(read_picture(path), {})
     if not is_torch_file(start):
         return _read_safetensors(path, prefix)

@@ -19,6 +19,14 @@ MOST_ROWS = 1000  # a prompt has room for 75 of them
 OF_OUTPUTS = "_out"  # OneTrainer's vectors that are added behind the text encoder
 
 
+# What AUTOMATIC1111 notes beside a word, and what we call it; the digest is of the model's file.
+OF_AUTOMATIC = {
+    "step": "steps",
+    "sd_checkpoint": "base_digest",
+    "sd_checkpoint_name": "base_model",
+}
+
+
 class Embedding(NamedTuple):
     """A word as a file has it; without a name, where the file has none."""
 
@@ -51,7 +59,7 @@ def _automatic(content: Content) -> Iterator[Embedding]:
     values = content.values
     about = {
         key: values[theirs]
-        for theirs, key in {"step": "steps", "sd_checkpoint_name": "base_model"}.items()
+        for theirs, key in OF_AUTOMATIC.items()
         if isinstance(values.get(theirs), int | str)
     }
     for word, rows in values["string_to_param"].items():

@@ -57,13 +57,13 @@ def _nameless(words: Sequence[Embedding]) -> bytes:
 
 def _automatic(words: Sequence[Embedding]) -> bytes:
     (word,) = words
-    steps, base = word.about.get("steps"), word.about.get("base_model")
+    steps, base, digest = (word.about.get(key) for key in ("steps", "base_model", "base_digest"))
     values = {
         "string_to_token": {"*": _ANY_TOKEN},
         "string_to_param": {"*": _plain(word.vectors["clip_l"])},
         "name": word.name,
         "step": steps if isinstance(steps, int) else None,
-        "sd_checkpoint": None,  # a digest of the base model's file in the web UI
+        "sd_checkpoint": digest if isinstance(digest, str) else None,
         "sd_checkpoint_name": base if isinstance(base, str) else None,
     }
     return _archived({**values, METADATA_KEY: _notes(word)})

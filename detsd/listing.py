@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def rows_of(
 
 def as_lines(rows: Sequence[Row]) -> str:
     """Return the rows as JSON, each in a line."""
-    return "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    return "\n".join(json.dumps(row, allow_nan=False) for row in rows)
 
 
 def as_tables(rows: Sequence[Row]) -> str:
@@ -75,7 +76,7 @@ def _of_concept(concept: Concept, norms: Norms | None) -> Row:
         "vectors": concept.num_vectors,
         "width": widths,
         "family": FAMILIES.get(tuple(widths)),
-        "norm": [mean_norm(one) for one in rows.values()],
+        "norm": [_plain(mean_norm(one)) for one in rows.values()],
         "norm_ratio": norms.ratio(concept) if norms else None,
         "initializer": concept.initializer,
     }
@@ -99,13 +100,16 @@ def _own_norms(base_model: object) -> Norms | None:
 
 
 def _plain(value: object) -> str | int | float | None:
+    if isinstance(value, float) and not isfinite(value):  # which JSON has no word for
+        return None
     return value if isinstance(value, str | int | float) else None
 
 
 def _cell(name: str, value: Any) -> Any:
     """Return it in a word or a few, and without what a terminal would obey."""
     if isinstance(value, list):
-        return ("," if name == "ranks" else "+").join(f"{one:.4g}" for one in value)
+        shown = ("?" if one is None else f"{one:.4g}" for one in value)
+        return ("," if name == "ranks" else "+").join(shown)
     if not isinstance(value, str):
         return value
     return one_line(value, len(value) if name == "file" else LONGEST) or None

@@ -61,6 +61,7 @@ def load_model(
         # A list of betas in the model's config would win over what is asked for here.
         scheduler_config={
             **scheduler,
+            **parts.forward_process,
             **({"trained_betas": None, **forward_process} if forward_process else {}),
         },
         device=device,
@@ -70,6 +71,8 @@ def load_model(
 
 class _Folder:
     """Weights beside their configs, in a folder or on the hub."""
+
+    forward_process: Mapping[str, Any] = {}
 
     def __init__(self, name: str, variant: str | None, source: Mapping[str, Any]):
         self.configs = name
@@ -108,10 +111,22 @@ def _load_encoder(
     folder, name = f"text_encoder{suffix}", parts.configs
     tokenizer = CLIPTokenizer.from_pretrained(name, subfolder=f"tokenizer{suffix}", **source)
     config = CLIPTextConfig.from_pretrained(name, subfolder=folder, **source)
+    _check_vocabulary(f"{name}: its tokenizer{suffix}", tokenizer, config.vocab_size)
     # With the id 2 of old configs the pooled state is that of the largest id: our placeholder's.
     config.eos_token_id = tokenizer.eos_token_id
     kind = CLIPTextModelWithProjection if suffix else CLIPTextModel
     return TextEncoder(key, tokenizer, parts.text_encoder(kind, folder, config, dtype))
+
+
+def _check_vocabulary(what: str, tokenizer: Any, size: int) -> None:
+    """Refuse a tokenizer whose files are not there, or another model's: it would say nothing."""
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
+        raise ModelError(f"{what} has no words: its vocab.json and merges.txt are wanted")
+    if len(tokenizer) > size:
+        raise ModelError(
+            f"{what} has {len(tokenizer)} words, of which its text encoder knows {size}: another "
+            "one is wanted"
+        )
 
 
 def _refuse_other_models(config: ModelConfig, unet: Any) -> None:

@@ -1,5 +1,6 @@
 """A whole model in a single file: its parts as modules, built by configs that lie elsewhere."""
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,13 @@ from diffusers.loaders.single_file_utils import (
 from detsd.reason import reason
 from detsd.wholefile import FIRST, OPEN_CLIP, UNET, Tensors, read_whole_file
 
+log = logging.getLogger(__name__)
+
+_NAME = "pretrained_model_name_or_path"
 # By diffusers' names for what files hold. It takes what it does not know for the first of them.
 _KINDS = ("v1", "v2", "xl_base")
+# Keys that say what the predictions are of, and whether the last timestep is noise alone.
+_VELOCITY, _NO_SIGNAL, _OTHER_NOISE = "v_pred", "ztsnr", "edm_vpred.sigma_max"
 # What files have and modules need not: the numbers of places, and what compares with pictures.
 _NEEDLESS = ("position_ids", "logit_scale", "text_projection.weight")
 
@@ -48,9 +54,25 @@ class SingleFile:
         except (ValueError, OSError) as error:
             raise MisfitError(f"{path}: {reason(error)}") from None
         check_channels(str(path), self._tensors[FIRST].shape[1])
-        inferred = self._inferred()  # which refuses files of other kinds
-        self.configs = configs or inferred
+        kind = self._kind()
+        self.configs = configs or DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind][_NAME]
         self._source = source
+        if kind == "v2" and configs is None:
+            log.warning(
+                "%s: it does not say whether it predicts velocity, as is assumed here, or noise; a "
+                "config_name_or_path does",
+                path,
+            )
+
+    @property
+    def forward_process(self) -> dict[str, Any]:
+        """What the file itself says of the noise, over what its configs say."""
+        told: dict[str, Any] = {}
+        if _VELOCITY in self._tensors:
+            told["prediction_type"] = "v_prediction"
+        if _NO_SIGNAL in self._tensors:
+            told["rescale_betas_zero_snr"] = True
+        return told
 
     def unet(self, dtype: torch.dtype) -> Any:
         """Return the UNet."""
@@ -84,17 +106,19 @@ class SingleFile:
             found = self._converted(part, lambda: convert_ldm_clip_checkpoint(self._tensors))
         return self._filled(part, module, _by_names_of(module, found), dtype)
 
-    def _inferred(self) -> str:
+    def _kind(self) -> str:
         try:
             kind = infer_diffusers_model_type(self._tensors)
         except LookupError:  # a tensor without the sides by which it tells kinds apart
             kind = "nothing"
+        if _OTHER_NOISE in self._tensors:
+            kind = "edm"
         if kind not in _KINDS:
             raise MisfitError(
                 f"{self._path}: holds what diffusers calls {kind}; Stable Diffusion 1, 2 or XL is "
                 "wanted"
             )
-        return str(DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]["pretrained_model_name_or_path"])
+        return str(kind)
 
     def _of(self, module: Any) -> tuple[Tensors, Any]:
         return self._tensors, module.config
@@ -120,6 +144,8 @@ class SingleFile:
                 raise self._misfit(part, f"{name} is missing")
             if name not in wanted and not name.endswith(_NEEDLESS):
                 raise self._misfit(part, f"there is no place for {name}")
+            if not found[name].is_floating_point() and name in wanted:
+                raise self._misfit(part, f"{name} is of {found[name].dtype}")
             if name in wanted and found[name].shape != wanted[name].shape:
                 shapes = (tuple(one[name].shape) for one in (found, wanted))
                 raise self._misfit(part, "{}: found {}, wanted {}".format(name, *shapes))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from detsd import pickles
-from detsd.pickles import Module, PickleError, Storage, Stored
+from detsd.pickled import Module, PickleError, Storage, Stored
 
 _OTHER_ORDER = "is of a machine with another byte order"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # what files began with before they were archives
@@ -139,7 +139,7 @@ def _read_legacy(data: memoryview, reader: _Reader) -> Any:
 
 def _filled(value: Any, read: ReadStorage, reader: _Reader, size: int) -> Any:
     """Return the value with its tensors: those in mappings, at any depth, and in modules."""
-    numbers = functools.cache(read)  # many tensors may be views of one
+    numbers = _once(read, size)
     seen: dict[int, Any] = {}  # what is referred to twice is one thing, however often that goes on
 
     room = MOST_VIEWS * size
@@ -168,17 +168,38 @@ def _filled(value: Any, read: ReadStorage, reader: _Reader, size: int) -> Any:
     return fill(value)
 
 
-def _tensor(stored: Stored, numbers: memoryview) -> torch.Tensor:
-    shape, stride, count = stored.shape, stored.stride, prod(stored.shape)
-    if len(shape) != len(stride) or len(numbers) != stored.storage.size:
+def _once(read: ReadStorage, size: int) -> Callable[[Storage], torch.Tensor]:
+    """Return what gives a storage's numbers, each read once for all of its views."""
+    left = size
+
+    @functools.cache
+    def numbers(storage: Storage) -> torch.Tensor:
+        nonlocal left
+        left -= storage.size
+        if left < 0:  # before it is read: the same bytes may be there under a thousand names
+            raise PickleError("has more numbers than bytes")
+        return _numbers(storage, read(storage))
+
+    return numbers
+
+
+def _numbers(storage: Storage, content: memoryview) -> torch.Tensor:
+    if len(content) != storage.size:
         raise PickleError("is damaged: a tensor is not of the size that is said")
+    if not storage.length:
+        return torch.empty(0, dtype=storage.dtype)
+    flat = torch.frombuffer(content, dtype=storage.dtype)
+    if flat.data_ptr() % flat.itemsize:  # files from before there were archives pad nothing
+        flat = torch.frombuffer(bytearray(content), dtype=storage.dtype)
+    return flat
+
+
+def _tensor(stored: Stored, numbers: torch.Tensor) -> torch.Tensor:
+    shape, stride, count = stored.shape, stored.stride, prod(stored.shape)
     last = stored.offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     # One with more numbers than are there would be views of views, and gigabytes as a copy.
     if count > stored.storage.length or (count and last >= stored.storage.length):
         raise PickleError(f"has a tensor of {list(shape)} in {stored.storage.length} numbers")
     if not count:
         return torch.zeros(shape, dtype=stored.storage.dtype)
-    flat = torch.frombuffer(numbers, dtype=stored.storage.dtype)
-    if flat.data_ptr() % flat.itemsize:  # files from before there were archives pad nothing
-        flat = torch.frombuffer(bytearray(numbers), dtype=stored.storage.dtype)
-    return flat.as_strided(shape, stride, stored.offset)
+    return numbers.as_strided(shape, stride, stored.offset)

@@ -11,6 +11,7 @@ from detsd.checkpoints import read_export
 from detsd.torchfile import INERT, is_torch_file, map_torch_file
 
 UNET = "model.diffusion_model."
+_BLOCKS = (f"{UNET}input_blocks.", f"{UNET}output_blocks.")
 FIRST = f"{UNET}input_blocks.0.0.weight"  # what the noisy latents go into
 CLIP = ("cond_stage_model.transformer.", "conditioner.embedders.0.transformer.")
 OPEN_CLIP = ("cond_stage_model.model.", "conditioner.embedders.1.model.")
@@ -23,9 +24,15 @@ _OF_DIFFUSERS = ("down_blocks.", "encoder.down_blocks.", "text_model.")
 _BESIDE = frozenset(
     {
         *INERT,
+        *("argparse Namespace", "collections defaultdict", "builtins dict", "builtins list"),
+        *("pathlib PosixPath", "pathlib WindowsPath", "pathlib PurePosixPath"),
+        *("torch Size", "torch device", "torch float32", "torch float16", "torch bfloat16"),
         "pytorch_lightning.callbacks.model_checkpoint ModelCheckpoint",
         "lightning.pytorch.callbacks.model_checkpoint ModelCheckpoint",
     }
+)
+_MOST_BLOCKS = (
+    24  # of input and of output: SD 1 and 2 have 12, and what looks for them is quadratic
 )
 # The running mean of the UNet's weights has their names without the dots.
 _MEAN = "model_ema."
@@ -48,6 +55,10 @@ def read_whole_file(path: Path) -> Tensors:
         raise ValueError(_what_else(path, tensors))
     if FIRST not in tensors or tensors[FIRST].dim() != 4:
         raise ValueError("holds a UNet that is none of Stable Diffusion 1, 2 or XL")
+    if len({key.split(".")[3] for key in tensors if key.startswith(_BLOCKS)}) > _MOST_BLOCKS:
+        raise ValueError(f"holds a UNet of more than {_MOST_BLOCKS} blocks")
+    if all(_has(tensors, (prefix,)) for prefix in _PARTS["VAE"]):
+        raise ValueError(f"holds two VAEs ({' and '.join(_PARTS['VAE'])}): one is wanted")
     for part, prefixes in _PARTS.items():
         if not _has(tensors, prefixes):
             wanted = " or ".join(f"{prefix}…" for prefix in prefixes)

@@ -9,6 +9,7 @@ from PIL import Image, PngImagePlugin
 
 from detsd import carriers
 from detsd.carriers import is_picture, read_picture
+from detsd.contents import read_content
 from tests import carried
 
 ROWS = torch.rand(2, 768, generator=torch.Generator().manual_seed(0))
@@ -68,6 +69,14 @@ def test_a_damaged_block_is_refused(tmp_path: Path) -> None:
         image.crop((4, 0, image.width, image.height)).save(tmp_path / "cut.png")
     with pytest.raises(ValueError, match="what it carries is damaged"):
         read_picture(tmp_path / "cut.png")
+
+
+def test_a_picture_of_gigabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    carried.hide({"string_to_param": {}}, tmp_path / "a.webp")
+    with (tmp_path / "a.webp").open("r+b") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(ValueError, match="has 1074 MB"):
+        read_content(tmp_path / "a.webp", "bundle")
 
 
 def test_an_enormous_picture_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch) -> None:

@@ -176,6 +176,8 @@ def test_the_web_ui_shows_what_it_was_trained_on(tmp_path):
     known = {"name": "det-logo", "step": 500, "sd_checkpoint_name": "a/b"}
     assert {key: content[key] for key in known} == known
     assert content["sd_checkpoint"] is None
+    kept = torch.load(written(tmp_path, concept(base_digest="7a"), "a1111"), weights_only=True)
+    assert kept["sd_checkpoint"] == "7a"
     assert content["string_to_token"].keys() == content["string_to_param"].keys() == {"*"}
     unknown = torch.load(written(tmp_path, concept("new", steps=[5]), "a1111"), weights_only=True)
     assert unknown["step"] is unknown["sd_checkpoint_name"] is None

@@ -7,7 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "detsd"
 LEVELS = (
-    {"reason", "kohya", "pickles", "carriers"},
+    {"reason", "kohya", "pickled", "carriers"},
+    {"pickles"},
     {"torchfile"},
     {"contents", "tensorfile"},
     {"embeddings"},

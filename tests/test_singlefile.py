@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from detsd import fingerprint, load_pipeline
+from detsd import DetSDTextualInversionPipeline, fingerprint, load_pipeline
 from detsd.config import ConfigError, ModelConfig, read
 from detsd.grid import generate_grid
 from detsd.imagestore import read_records
@@ -71,6 +71,14 @@ REFINER = "conditioner.embedders.0.model.transformer.resblocks.9.mlp.c_proj.bias
 IN = "model.diffusion_model.input_blocks.0.0.weight"
 V2 = "model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"
 PROBLEMS = {
+    "holds two VAEs": {"vae.encoder.conv_in.weight": torch.ones(2)},
+    "holds a UNet of more than 24 blocks": {
+        f"model.diffusion_model.input_blocks.{number}.0.bias": torch.ones(0) for number in range(30)
+    },
+    "what diffusers calls edm; Stable": {"edm_vpred.sigma_max": torch.ones(())},
+    r"its unet .*\(conv_out.bias is of torch.int8\)": {
+        "model.diffusion_model.out.2.bias": torch.ones(4, dtype=torch.int8)
+    },
     "its UNet takes 9 channels, as inpainting models do": {IN: torch.ones(32, 9, 3, 3)},
     "holds what diffusers calls xl_refiner; Stable Diffusion 1, 2 or XL is wanted": {
         REFINER: torch.ones(2)
@@ -101,6 +109,34 @@ def test_a_file_of_another_kind_is_refused_in_a_line(models, write_single, said)
     assert_refused(write_single("sd1", PROBLEMS[said]), models["sd1"], said)
 
 
+def test_what_the_file_says_of_its_predictions_counts(models, write_single):
+    configs = models["sdxl"]
+    assert load(write_single("sdxl"), configs).schedule.prediction_type == "epsilon"
+    said = {"v_pred": torch.empty(0), "ztsnr": torch.empty(0)}
+    found = load(write_single("sdxl", said), configs)
+    assert found.schedule.prediction_type == "v_prediction"
+    assert float(found.schedule.alphas_cumprod[-1]) == 0.0
+    assert not load(write_single("sdxl", {"v_pred": torch.empty(0)}), configs).scheduler_config.get(
+        "rescale_betas_zero_snr"
+    )
+
+
+def test_a_tokenizer_that_is_not_there_or_anothers_is_refused(models, write_single, tmp_path):
+    shutil.copytree(models["sd1"], tmp_path / "configs")
+    for file in (tmp_path / "configs" / "tokenizer").iterdir():
+        file.unlink()
+    said = "its tokenizer has no words: its vocab.json"
+    with pytest.raises(ModelError, match=f"{tmp_path / 'configs'}: {said}"):
+        load(write_single(), tmp_path / "configs")
+    assert_refused(tmp_path / "configs", None, said)
+    text = tmp_path / "configs" / "text_encoder" / "config.json"
+    shutil.copytree(
+        models["sd1"] / "tokenizer", tmp_path / "configs" / "tokenizer", dirs_exist_ok=True
+    )
+    text.write_text(json.dumps({**json.loads(text.read_text()), "vocab_size": 100}))
+    assert_refused(tmp_path / "configs", None, "words, of which its text encoder knows 100")
+
+
 @pytest.mark.parametrize("pair", list(itertools.permutations(FAMILIES, 2)))
 def test_configs_of_another_family_are_refused_in_a_line(models, write_single, pair):
     said = f"its unet is not the one that .*{pair[1]} describes .*in config_name_or_path"
@@ -125,8 +161,11 @@ def test_without_configs_the_error_says_which_are_meant(write_single, models, mo
         (("{file}", "./no"), "^config_name_or_path: no such folder"),
         (("{file}", "{file}"), "^config_name_or_path: is a file; the folder, or the hub id, of a"),
         (("{file}", "{empty}"), r"^config_name_or_path: .* no model in .* \(no unet/ in it\)"),
-        (("{folder}", "{folder}"), "^config_name_or_path: is for a single file"),
-        (("some/where", "{folder}"), "^config_name_or_path: is for a single file"),
+        (("{folder}", "{folder}"), "^config_name_or_path: is for a single file, and .* is none"),
+        (
+            ("some/where", "{folder}"),
+            "^config_name_or_path: is for a single file, and some/where is",
+        ),
     ],
 )
 def test_names_are_checked_before_anything_is_loaded(write_single, models, tmp_path, named, said):
@@ -199,6 +238,14 @@ def test_a_pipeline_of_a_single_file_draws_what_its_folder_does(models, original
     drawn = [np.asarray(each("a brain", steps=3)[0]).astype(int) for each in (one, other)]
     assert np.abs(drawn[0] - drawn[1]).max() <= 1
     assert one.base == str(tmp_path / name)
+
+
+def test_the_earlier_examples_class_takes_one(models, write_single):
+    names = {"pretrained_model_name_or_path": str(write_single()), "device": "cpu"}
+    configs = {"config_name_or_path": str(models["sd1"])}
+    assert DetSDTextualInversionPipeline(**names, **configs).all_added_concepts == []
+    with pytest.raises(ConfigError, match="no such file"):
+        DetSDTextualInversionPipeline(pretrained_model_name_or_path="no.ckpt", device="cpu")
 
 
 def test_a_grid_draws_with_a_single_file(models, write_single, tmp_path):

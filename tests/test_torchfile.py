@@ -1,5 +1,6 @@
 """Files of torch.save's: read as torch reads them, and nothing in them is run."""
 
+import copy
 import io
 import os
 import pickle
@@ -14,8 +15,8 @@ import torch
 from torch import nn
 
 from detsd import pickles
-from detsd.pickles import PickleError
-from detsd.torchfile import is_torch_file, read_torch_file
+from detsd.pickled import PickleError
+from detsd.torchfile import is_torch_file, map_torch_file, read_torch_file
 
 SHARED = torch.rand(4, 6)
 VALUES = {
@@ -147,7 +148,7 @@ def test_a_legacy_file_cannot_claim_more_than_it_has(tmp_path: Path) -> None:
     whole = path.read_bytes()
     assert whole.count(b"K\nN") == 1  # the storage's length, 10, before its view: none
     path.write_bytes(whole.replace(b"K\nN", b"\x8a\x05" + (10**10).to_bytes(5, "little") + b"N"))
-    with pytest.raises(PickleError, match="not of the size that is said"):
+    with pytest.raises(PickleError, match="has more numbers than bytes"):
         read_torch_file(path)
     path.write_bytes(whole[:-8])
     with pytest.raises(PickleError, match="not of the size that is said"):
@@ -194,6 +195,67 @@ def test_many_copies_of_the_same_numbers_are_refused(tmp_path: Path) -> None:
         read_torch_file(tmp_path / "many.pt")
 
 
+def test_numbers_are_read_once_under_however_many_names(tmp_path: Path) -> None:
+    storages = [torch.zeros(1000)[:1] for _ in range(9)]
+    torch.save({str(place): one for place, one in enumerate(storages)}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as whole:
+        entries = {entry.filename: whole.read(entry) for entry in whole.infolist()}
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w") as bomb:
+        for name, data in entries.items():
+            if "/data/" not in name or name.endswith("/0"):
+                bomb.writestr(name, data)
+        for place in range(1, 9):  # the list has more names for the bytes that lie there
+            again = copy.copy(bomb.NameToInfo["a/data/0"])
+            again.filename = f"a/data/{place}"
+            bomb.filelist.append(again)
+    with pytest.raises(PickleError, match="has more numbers than bytes"):
+        read_torch_file(tmp_path / "bomb.pt")
+
+
+def test_views_of_what_lies_at_an_odd_place_are_of_one_copy(tmp_path: Path) -> None:
+    table = torch.rand(500)
+    values = {str(place): table[place : place + 1] for place in range(100)}
+    for pad in range(4):
+        torch.save(
+            {"x" * pad: 1, **values}, tmp_path / "a.pt", _use_new_zipfile_serialization=False
+        )
+        found = map_torch_file(tmp_path / "a.pt", ())
+        assert torch.equal(found["99"], table[99:100])
+        assert len({found[key].untyped_storage().data_ptr() for key in values}) == 1
+
+
+def test_a_pickle_ends_before_anybody_tires_of_it(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(pickles, "MOST_STEPS", 20)
+    torch.save({"a": 1}, tmp_path / "short.pt")
+    assert read_torch_file(tmp_path / "short.pt") == {"a": 1}
+    torch.save({str(number): number for number in range(20)}, tmp_path / "long.pt")
+    with pytest.raises(PickleError, match="more than 20 instructions"):
+        read_torch_file(tmp_path / "long.pt")
+
+
+def test_nothing_is_made_of_more_than_torch_has_arguments_for(tmp_path: Path) -> None:
+    many = b"cnumpy\ndtype\n(" + b"N" * 9 + b"tR"
+    with pytest.raises(PickleError, match="with 9 arguments"):
+        read_torch_file(archive_of(tmp_path, b"\x80\x02}X\x01\0\0\0a" + many + b"s."))
+
+
+def test_numbers_that_are_alike_to_a_dictionary_are_no_keys(tmp_path: Path) -> None:
+    torch.save({7: 1, 2**61 - 1: 1}, tmp_path / "a.pt")
+    with pytest.raises(PickleError, match="has int where a text or a small number is wanted"):
+        read_torch_file(tmp_path / "a.pt")
+
+
+def test_a_storage_is_of_one_size(tmp_path: Path) -> None:
+    torch.save({"a": torch.rand(10)[:1], "b": torch.rand(12)[:1]}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as archive:
+        main = archive.read("a/data.pkl")
+    assert main.count(b"X\x01\0\0\x001") == 1  # the second storage's key
+    with pytest.raises(PickleError, match="has the storage 0 in two sizes"):
+        read_torch_file(
+            archive_of(tmp_path, main.replace(b"X\x01\0\0\x001", b"X\x01\0\0\x000"), bytes(48))
+        )
+
+
 def test_a_plain_pickle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(pickle.dumps({"a": 1}, protocol=2))
     with pytest.raises(PickleError, match="is a pickle, but not one of torch.save"):
@@ -203,7 +265,7 @@ def test_a_plain_pickle_is_refused(tmp_path: Path) -> None:
 def test_what_takes_forever_to_hash_is_no_key(tmp_path: Path) -> None:
     # A tuple of a tuple twice, and so on: 2 to the 200 leaves.
     tuples = b"K\x01" + b"".join(b"q%ch%c\x86" % (place, place) for place in range(200))
-    with pytest.raises(PickleError, match="has tuple where a text or a whole number is wanted"):
+    with pytest.raises(PickleError, match="has tuple where a text or a small number is wanted"):
         read_torch_file(archive_of(tmp_path, b"\x80\x02}" + tuples + b"Ns."))
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from detsd import pickles
 from detsd.adapters import write_adapter
 from detsd.concepts import Concept, ConceptError, read_concepts, write_concepts
-from detsd.pickles import PickleError
+from detsd.pickled import PickleError
 from detsd.torchfile import LARGEST_OF_A_MODEL, map_torch_file, read_torch_file
 from tests.made_up import adapter
 from tests.single_files import (

@@ -20,9 +20,9 @@ class NamedModel(Section):
     @classmethod
     def disagreements(cls, raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """Configs for a model that has its own."""
-        file = Path(str(raw.get("pretrained_model_name_or_path", ""))).expanduser()
-        if raw.get("config_name_or_path") is not None and not file.is_file():
-            yield "config_name_or_path", "is for a single file: any other model has its own"
+        name = str(raw.get("pretrained_model_name_or_path", ""))
+        if raw.get("config_name_or_path") is not None and not Path(name).expanduser().is_file():
+            yield "config_name_or_path", f"is for a single file, and {name} is none"
 
 
 class ModelConfig(NamedModel):
