@@ -24,7 +24,12 @@ _OF_DIFFUSERS = ("down_blocks.", "encoder.down_blocks.", "text_model.")
 _BESIDE = frozenset(
     {
         *INERT,
-        *("argparse Namespace", "collections defaultdict", "builtins dict", "builtins list"),
+        *("argparse Namespace", "collections defaultdict"),
+        *(
+            f"{module} {kind}"
+            for module in ("builtins", "__builtin__")
+            for kind in ("dict", "list")
+        ),
         *("pathlib PosixPath", "pathlib WindowsPath", "pathlib PurePosixPath"),
         *("torch Size", "torch device", "torch float32", "torch float16", "torch bfloat16"),
         "pytorch_lightning.callbacks.model_checkpoint ModelCheckpoint",

@@ -1,10 +1,11 @@
 """The file that a whole model is in: any age and kind of it is read, and nothing in it is run."""
 
+import argparse
 import codecs
 import os
 import sys
 import types
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,16 @@ def test_a_malicious_ckpt_is_refused_and_not_executed(
         save_old(path, originals["sd1"], monkeypatch, legacy, more=inert)
     assert_refused(path, models["sd1"], r"posix mkdir.*only tensors and plain values are read")
     assert not trap.target.exists()
+
+
+def test_what_trainers_note_beside_the_weights_is_passed_over(models, originals, tmp_path):
+    notes = {
+        "arguments": argparse.Namespace(epochs=3, folder=Path("runs")),
+        "seen": defaultdict(list, a=[1, 2]),
+        "kinds": [torch.float16, torch.Size([1, 2]), torch.device("cpu")],
+    }
+    torch.save({"state_dict": originals["sd1"], **notes}, tmp_path / "model.ckpt")
+    assert_same(load(tmp_path / "model.ckpt", models["sd1"]), load(models["sd1"], None))
 
 
 def test_what_is_skipped_in_a_model_is_refused_in_a_concept(tmp_path, monkeypatch, originals):
