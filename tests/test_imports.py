@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parent.parent / "detsd"
 LEVELS = (
     {"reason", "kohya", "pickles", "carriers"},
     {"torchfile"},
-    {"contents", "tensorfile"},
+    {"tensorfile"},
+    {"contents"},
     {"embeddings"},
     {"formats"},
     {
