@@ -9,11 +9,15 @@ from typing import Any
 
 import torch
 
-from detsd import kohya, layouts, peftconfig
+from detsd import kohya, layouts
 from detsd.concepts import ADAPTER_FILE, EARLIER_FILE, METADATA_KEY, ConceptError, read_concepts
+from detsd.contents import read_json
 from detsd.embeddings import BUNDLE
-from detsd.layers import Layer, checked_alpha, layer_of
+from detsd.layers import Layer, checked_alpha, layer_of, unfolded
 from detsd.layouts import ALPHA, DOWN, MAGNITUDE, SCALE, UP
+from detsd.peftconfig import METADATA_KEY as OF_PEFT
+from detsd.peftconfig import alphas_in
+from detsd.reason import one_line, reason
 from detsd.tensorfile import Tensors, read_tensors, write_tensors
 
 SUFFIX = ".safetensors"
@@ -63,9 +67,15 @@ def read_adapter(path: Path) -> Adapter:
         # Words that lie there too are for concepts.bundled_concepts to read.
         own = {key: value for key, value in tensors.items() if not key.startswith(BUNDLE)}
         return _adapter(own, metadata)
+    except OSError as error:
+        said = f"cannot be read: {error.strerror}"
     except ValueError as error:  # ours and those of the modules below: each says what is wrong
-        _refuse_concept(path)
-        raise AdapterError(f"{path}: {error}") from None
+        said = str(error)
+    # A stranger's file fails in ways that nobody has thought of.
+    except Exception as error:
+        said = f"is damaged, or no adapter ({reason(error)})"
+    _refuse_concept(path)
+    raise AdapterError(f"{path}: {one_line(said)}")
 
 
 def write_adapter(path: Path, adapter: Adapter, layout: str = "diffusers") -> None:
@@ -86,7 +96,8 @@ def _find(path: Path) -> Path:
             return folder / FILE
     _refuse_concept(path)
     names = sorted(one.name for one in path.iterdir())
-    raise AdapterError(f"{path}: holds no {FILE}; found {', '.join(names[:5]) or 'nothing'}")
+    found = one_line(", ".join(names[:5])) or "nothing"
+    raise AdapterError(f"{path}: holds no {FILE}; found {found}")
 
 
 def _refuse_concept(path: Path) -> None:
@@ -104,40 +115,38 @@ def _adapter(tensors: Tensors, metadata: Mapping[str, str]) -> Adapter:
     """Return the adapter of a file's content, or raise a ValueError."""
     about = {**_noted_by_kohya(tensors, metadata), **_json(metadata, METADATA_KEY)}
     folded = about.pop(_FOLDED, {})
-    config = _json(metadata, peftconfig.METADATA_KEY)
+    alphas = alphas_in(_json(metadata, OF_PEFT))
     layers = {}
     for module, given in sorted(layouts.by_module(tensors).items()):
         try:
             layer = layer_of(given)
-            if (alpha := peftconfig.alpha_of(module, layer.rank, config)) is not None:
-                layer = layer._replace(alpha=checked_alpha(alpha))
+            part, _, place = module.partition(".")
+            if part in alphas:
+                layer = layer._replace(alpha=checked_alpha(alphas[part].of(place, layer.rank)))
             if (alpha := folded.get(module) if isinstance(folded, dict) else folded) is not None:
-                layer = _unfolded(layer, checked_alpha(alpha))
+                layer = unfolded(layer, checked_alpha(alpha))
         except ValueError as error:
             raise ValueError(f"{module}: {error}") from None
         layers[module] = layer
     return Adapter(layers, about)
 
 
-def _unfolded(layer: Layer, alpha: float) -> Layer:
-    return layer._replace(alpha=alpha, up=layer.up * (layer.rank / alpha))
-
-
 def _noted_by_kohya(tensors: Tensors, metadata: Mapping[str, str]) -> dict[str, Any]:
     texts = {name: metadata[key] for key, name in _NOTED_BY_KOHYA.items() if key in metadata}
-    noted = {name: int(text) if text.isdecimal() else text for name, text in texts.items()}
+    # A number of thousands of digits is none that anyone counted to, and Python takes no such text.
+    counted = {
+        name: int(text) for name, text in texts.items() if text.isdecimal() and len(text) < 19
+    }
+    noted = texts | counted
     sdxl = any(kohya.is_sdxl(key.partition(".")[0]) for key in tensors)
     return noted | ({"family": "sdxl"} if sdxl else {})
 
 
 def _json(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
     try:
-        found = json.loads(metadata.get(key, "{}"))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"its metadata is damaged, {key} is no JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"its metadata is damaged, found {found!r} for {key}")
-    return found
+        return read_json(metadata.get(key, "{}"))
+    except ValueError as error:
+        raise ValueError(f"its metadata is damaged, {key} ({error})") from None
 
 
 def _write_diffusers(path: Path, adapter: Adapter) -> None:

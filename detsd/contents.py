@@ -6,14 +6,16 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from detsd.carriers import is_picture, read_picture
+from detsd.tensorfile import open_tensors
 from detsd.torchfile import is_torch_file, read_torch_file
 
 MOST_BYTES = 1 << 25  # of a word's: 75 vectors of the largest encoder are a third of a megabyte
 MOST_TENSORS = 1000
 MOST_JSON = 1 << 20
+MOST_LEVELS = 50
 OF_COG = ("text_encoders_0", "text_encoders_1")
 COG_WORDS = "special_params.json"  # lies beside embeddings.pti, and says what they are called
 
@@ -49,7 +51,7 @@ def read_content(path: Path, prefix: str) -> Content:
 
 def _read_safetensors(path: Path, prefix: str) -> Content:
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             keys = sorted(file.keys())
             wanted = [key for key in keys if key.startswith(prefix)] or keys
             if len(wanted) > MOST_TENSORS:
@@ -85,8 +87,22 @@ def read_json(text: str) -> dict[str, Any]:
         raise ValueError(f"has {len(text)} letters of notes, {MOST_JSON} at most are read")
     try:
         found = json.loads(text)
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("has half a letter, which cannot be written again") from None
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     if not isinstance(found, dict):
         raise ValueError(f"is a {type(found).__name__}, where names and values are wanted")
+    if _is_deep(found):
+        raise ValueError("is nested too deeply")
     return found
+
+
+def _is_deep(value: Any) -> bool:
+    # What was only just read is not written, from a function that is called by more functions.
+    level = [value]
+    for _ in range(MOST_LEVELS):
+        inner = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [one for values in inner for one in values if isinstance(one, dict | list)]
+    return bool(level)

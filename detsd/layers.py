@@ -1,8 +1,7 @@
 """A layer of an adapter: what is added to the weight of one module."""
 
-import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,6 +13,7 @@ _NUMBERS = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
     *(torch.float8_e4m3fn, torch.float8_e5m2),
 )
+_FLOAT32 = torch.finfo(torch.float32)
 
 
 class Layer(NamedTuple):
@@ -47,17 +47,30 @@ def layer_of(given: Given) -> Layer:
     return Layer(down, up, checked_alpha(alpha or len(down)), _magnitude(given, len(up)))
 
 
-def checked_alpha(alpha: object) -> float:
+def checked_alpha(alpha: Any) -> float:
     """Return the alpha that a file has somewhere, or raise a ValueError."""
-    if isinstance(alpha, (int, float)) and math.isfinite(alpha) and alpha and alpha is not True:
+    is_number = isinstance(alpha, (int, float)) and alpha is not True
+    # Files have it in float32: what is none there is none. Of comparisons no integer is too large.
+    if is_number and _FLOAT32.tiny <= abs(alpha) <= _FLOAT32.max:
         return float(alpha)
-    raise ValueError(f"a number is wanted for alpha, found {alpha!r}")
+    raise ValueError(f"a number is wanted for alpha, found {alpha!r:.100}")
+
+
+def unfolded(layer: Layer, alpha: float) -> Layer:
+    """Return the layer without alpha / rank in its `up`, or raise a ValueError."""
+    return layer._replace(alpha=alpha, up=_finite(layer.up * (layer.rank / alpha)))
 
 
 def _read(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.dtype not in _NUMBERS:
         raise ValueError(f"real numbers of 8 to 64 bits are wanted, found {tensor.dtype}")
-    return tensor.to(torch.float32, copy=True)
+    return _finite(tensor.to(torch.float32, copy=True))
+
+
+def _finite(tensor: torch.Tensor) -> torch.Tensor:
+    if not bool(tensor.isfinite().all()):
+        raise ValueError("has numbers that are none (inf or nan), of a run that diverged")
+    return tensor
 
 
 def _only(tensor: torch.Tensor) -> object:

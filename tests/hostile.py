@@ -19,12 +19,22 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from detsd.adapters import AdapterError
+from detsd.checkpoints import CheckpointError
 from detsd.concepts import ConceptError, read_concepts
-from tests import carried
+from detsd.learnt import read_learnt
+from tests import carried, hostile_adapters
 
 STUCK = 30  # seconds
+LONG = 4  # seconds of a processor: what is promised, twice
 GIGABYTE = 1 << 20  # kilobytes
-ENDS = {256: "no one line", 512: "too much memory", 768: "taken for a concept", 14: "no end"}
+ENDS = {
+    256: "no one line",
+    512: "too much memory",
+    768: "taken for what can be used",
+    1024: "too long",
+    14: "no end",
+}
 LARGE = b"\x8a\xff" + b"\xff" * 254 + b"\x7fq\x01"  # a number of 2,000 bits, kept as 1
 OPEN = b"\x80\x02}"
 
@@ -162,6 +172,7 @@ FILES: dict[str, Callable[[Path], None]] = {
     "plain.pt": plain_pickle,
     "lines.safetensors": two_lines,
     "lines.pt": other_lines,
+    **hostile_adapters.FILES,
 }
 
 
@@ -178,25 +189,38 @@ def main(folder: Path) -> None:
             write(home / name)
             os._exit(0)
         assert os.waitpid(writer, 0)[1] == 0, name
-        reader = os.fork()
-        if not reader:
-            os._exit(read(home / name))
-        status = os.waitpid(reader, 0)[1]
-        assert status == 0, f"{name}: {ENDS.get(status, status)}"
+        for read in READERS:
+            reader = os.fork()
+            if not reader:
+                os._exit(ended(read, home / name))
+            status = os.waitpid(reader, 0)[1]
+            assert status == 0, f"{name}, by {read.__name__}: {ENDS.get(status, status)}"
         shutil.rmtree(home)
     print(f"{len(FILES)} refused")
 
 
-def read(path: Path) -> int:
-    """Return 0 where the file is refused in a line, and takes no more memory than a gigabyte."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def learnt(path: Path) -> None:
+    """Read it as the convert command does."""
+    read_learnt(str(path))
+
+
+READERS = (read_concepts, learnt)
+OURS = (ConceptError, AdapterError, CheckpointError)
+
+
+def ended(read: Callable[[Path], object], path: Path) -> int:
+    """Return 0 where the file is refused in a line, and takes neither much memory nor long."""
+    before = resource.getrusage(resource.RUSAGE_SELF)
     signal.alarm(STUCK)
     try:
-        read_concepts(path)
-    except ConceptError as error:
+        read(path)
+    except OURS as error:
+        after = resource.getrusage(resource.RUSAGE_SELF)
         if not str(error).isprintable() or len(str(error)) > 1000:
             return 1
-        return 2 if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before > GIGABYTE else 0
+        if after.ru_maxrss - before.ru_maxrss > GIGABYTE:
+            return 2
+        return 4 if after.ru_utime - before.ru_utime > LONG else 0
     return 3
 
 

@@ -563,6 +563,9 @@ def test_tensors_that_are_no_adapter_are_refused(tmp_path, said):
         {"detsd": "{broken"},
         {"detsd": "[]"},
         {"detsd": "[" * 100_000},
+        {"detsd": '{"a": ' + "[" * 200 + "]" * 200 + "}"},
+        {"detsd": '{"base_model": "\\ud800"}'},
+        {"detsd": '{"a": "' + "x" * 2_000_000 + '"}'},
         {"detsd": '{"folded_alpha": "2"}'},
         {"detsd": '{"folded_alpha": 0}'},
         {"lora_adapter_metadata": "{broken"},
@@ -578,6 +581,29 @@ def test_damaged_metadata_is_refused(tmp_path, metadata):
     save_file(LAYER, tmp_path / "odd.safetensors", metadata=metadata)
     with pytest.raises(AdapterError, match="odd.safetensors: "):
         read_adapter(tmp_path / "odd.safetensors")
+
+
+def test_whatever_a_strangers_file_says_is_one_line(tmp_path, monkeypatch):
+    save_file({"a\nb\x1b[31m": torch.rand(2, 6), **LAYER}, tmp_path / "odd.safetensors")
+    with pytest.raises(AdapterError, match="a\N{REPLACEMENT CHARACTER}b") as error:
+        read_adapter(tmp_path / "odd.safetensors")
+    assert str(error.value).isprintable()
+    (tmp_path / "a\nb").write_bytes(b"")
+    with pytest.raises(AdapterError, match="found a\N{REPLACEMENT CHARACTER}b"):
+        read_adapter(tmp_path)
+
+    def fail(metadata):
+        raise RuntimeError("of a kind that\nnobody thought of")
+
+    monkeypatch.setattr("detsd.adapters.alphas_in", fail)
+    save_file(LAYER, tmp_path / "odd.safetensors")
+    with pytest.raises(AdapterError, match=r"is damaged, or no adapter \(of a kind that\)$"):
+        read_adapter(tmp_path / "odd.safetensors")
+
+
+def test_a_number_of_steps_that_no_one_counted_is_no_reason_to_refuse(tmp_path):
+    save_file(LAYER, tmp_path / "odd.safetensors", metadata={"ss_steps": "9" * 5000})
+    assert read_adapter(tmp_path / "odd.safetensors").about["steps"] == "9" * 5000
 
 
 def test_a_place_without_an_adapter_is_refused(tmp_path):

@@ -10,7 +10,8 @@ LEVELS = (
     {"reason", "kohya", "pickled", "carriers"},
     {"pickles"},
     {"torchfile"},
-    {"contents", "tensorfile"},
+    {"tensorfile"},
+    {"contents"},
     {"embeddings"},
     {"formats"},
     {

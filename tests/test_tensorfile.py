@@ -6,7 +6,8 @@ import pickle
 import pytest
 import torch
 
-from detsd.tensorfile import read_tensors, write_tensors
+from detsd.contents import read_content
+from detsd.tensorfile import MOST_HEADER, MOST_OF_ONE, read_tensors, write_tensors
 
 HUGE = 2**40
 ONE = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
@@ -40,6 +41,52 @@ DAMAGED = {
     "a tensor of an unknown kind": file_of({"a": {**ONE, "dtype": "F31"}}),
     "tensors that overlap": file_of({"a": ONE, "b": ONE}),
 }
+
+
+EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+ONES = {"dtype": "U8", "shape": [1] * 9, "data_offsets": [0, 1]}
+TOO_MUCH = {
+    "header has 16777300 bytes": (b"{}" + b" " * (MOST_HEADER + 82), b""),
+    "header has more than 100000 texts": (
+        {"__metadata__": {str(n): "" for n in range(50_001)}},
+        b"",
+    ),
+    "letters that are of no text": ({"a": {**EMPTY, "shape": [0] * 600_000}}, b""),
+    "a name of 501 letters": ({"a" * 501: EMPTY}, b""),
+    "a tensor of 9 dimensions": ({"a": ONES}, b"x"),
+}
+
+
+@pytest.mark.parametrize("said", TOO_MUCH)
+def test_a_header_that_takes_long_is_refused_by_both_readers(tmp_path, said):
+    path = tmp_path / "long.safetensors"
+    path.write_bytes(file_of(*TOO_MUCH[said]))
+    for read in (read_tensors, lambda path: read_content(path, "bundle_emb.")):
+        with pytest.raises(ValueError, match=said):
+            read(path)
+
+
+def test_a_header_with_the_tags_of_many_pictures_is_read(tmp_path):
+    tags = {f'a "tag", {number}\\': number for number in range(100_000)}
+    path = tmp_path / "tagged.safetensors"
+    write_tensors(path, {"a": torch.ones(2)}, {"ss_tag_frequency": json.dumps({"cats": tags})})
+    assert path.stat().st_size > 3e6
+    assert json.loads(read_tensors(path)[1]["ss_tag_frequency"]) == {"cats": tags}
+
+
+@pytest.mark.parametrize("count", [1, 17])
+def test_more_numbers_than_an_adapter_has_are_refused_before_they_are_read(tmp_path, count):
+    size = MOST_OF_ONE + (count == 1)
+    header = {
+        str(n): {"dtype": "U8", "shape": [size], "data_offsets": [n * size, (n + 1) * size]}
+        for n in range(count)
+    }
+    path = tmp_path / "large.safetensors"
+    path.write_bytes(file_of(header, b""))
+    with path.open("r+b") as file:  # zeros that are not on the disk
+        file.truncate(path.stat().st_size + count * size)
+    with pytest.raises(ValueError, match=rf"has {count * size} numbers, \d+ at most are read"):
+        read_tensors(path)
 
 
 @pytest.mark.parametrize("damage", DAMAGED)
