@@ -11,18 +11,16 @@ import torch
 from safetensors import safe_open
 
 from detsd.contents import Content, read_content, read_json
-from detsd.embeddings import BUNDLE, NAMELESS, Embedding, checked_vectors, embeddings_in
+from detsd.embeddings import Embedding, checked_vectors, embeddings_in
 from detsd.formats import FORMATS, METADATA_KEY, Kind
+from detsd.names import ADAPTER_FILE, BUNDLE, EARLIER_FILE, NAMELESS, why_not
 from detsd.reason import one_line, reason
 from detsd.tensorfile import replace_file
 
 log = logging.getLogger(__name__)
 
-EARLIER_FILE = "learned_embeddings_dict.pt"
-ADAPTER_FILE = "pytorch_lora_weights.safetensors"  # which lies beside concepts, and is none
 OF_ONE_ENCODER = (768, 1024)  # of the vectors for SD 1 and SD 2
 _AT_STEP = re.compile(r"-steps-(\d+)$")
-LONGEST_NAME = 200  # bytes: what a disk takes, with an ending
 MANY = 10**18  # steps: what has no number is the last
 
 
@@ -93,8 +91,8 @@ def write_concepts(folder: Path, concepts: Sequence[Concept]) -> None:
 def encode_concepts(concepts: Sequence[Concept], layout: str = "diffusers") -> bytes:
     """Return the bytes of a file with the concepts, in one of `formats.FORMATS`."""
     for concept in concepts:
-        if not is_a_file_name(concept.name):
-            raise ConceptError(f"{concept.name!r} cannot be a concept's name: it names its file")
+        if why := why_not(concept.name):
+            raise ConceptError(f"{concept.name!r} cannot be a concept's name: {why}")
     words = [_embedding(concept) for concept in concepts]
     return FORMATS[layout].kind(words).encode(words)
 
@@ -194,18 +192,15 @@ def _pair(first: Path, second: Path) -> Embedding | None:
 
 def _concept(path: Path, one: Embedding, name: str | None, about: Mapping[str, Any]) -> Concept:
     own = about.get("name") or one.name
-    name = name or (path.stem if own in NAMELESS else own)
-    if not is_a_file_name(name):
-        raise ValueError(f"{name!r} cannot be a concept's name: it names its file too")
+    nameless = own in NAMELESS
+    name = name or (path.stem if nameless else own)
+    if why := why_not(name):
+        first = "rename the file, or " if nameless else ""
+        raise ValueError(
+            f"{name!r} cannot be a concept's name: {why}; {first}convert it with --name"
+        )
     if one.left_out:
         log.warning("%s: left out is %s", path, one.left_out)
     notes = {**one.about, **about}
     initializer = str(notes.pop("initializer", one.initializer))
     return Concept(name, checked_vectors(name, one.vectors), initializer, notes)
-
-
-def is_a_file_name(name: object) -> bool:
-    """Return whether a file of that name lies where it is put."""
-    if not isinstance(name, str) or not name.isprintable() or name in ("", ".", ".."):
-        return False
-    return not {"/", "\\"} & set(name) and len(name.encode()) <= LONGEST_NAME

@@ -7,16 +7,13 @@ from typing import Any, NamedTuple
 import torch
 
 from detsd.contents import COG_WORDS, OF_COG, Content, read_json
+from detsd.names import BUNDLE, NAMELESS, NAMELESS_KEYS, OF_OUTPUTS
 
-# What tools call a tensor that has no name of its own.
-NAMELESS = ("", "*", "emb_params", "emp_params", "clip_l", "clip_g")
 ENCODERS = ("clip_l", "clip_g")
-BUNDLE = "bundle_emb."
 EMBEDDING_FLAG = "<embed>"
 _COG = dict(zip(OF_COG, ENCODERS, strict=True))
 SECOND_WIDTH = 1280  # of the vectors of SDXL's second text encoder
 MOST_ROWS = 1000  # a prompt has room for 75 of them
-OF_OUTPUTS = "_out"  # OneTrainer's vectors that are added behind the text encoder
 
 
 class Embedding(NamedTuple):
@@ -153,7 +150,7 @@ def _are_tokens(content: Content) -> bool:
     return all(
         isinstance(rows, torch.Tensor) and not _OF_A_LAYER.search(key)
         for key, rows in values.items()
-    ) and not (len(values) > 1 and _NAMELESS_KEYS & set(values))
+    ) and not (len(values) > 1 and NAMELESS_KEYS & set(values))
 
 
 _OF_A_LAYER = re.compile(r"[._](lora|hada|lokr|oft)[._]|\.(weight|bias|alpha)$")
@@ -163,7 +160,6 @@ _OTHERS = {
     ".weight": "a whole model's layers",
     "state_dict": "a whole model",
 }
-_NAMELESS_KEYS = {f"{key}{end}" for key in NAMELESS[1:] for end in ("", OF_OUTPUTS)}
 
 # In the order in which they are tried. A new one is a line here, and what it reads above.
 LAYOUTS = (
@@ -172,7 +168,7 @@ LAYOUTS = (
     Layout("onetrainer's bundle", _is_bundled, _bundled),
     Layout("cloneofsimo", _is_flagged, _flagged),
     Layout("cog", lambda content: set(content.values) <= set(_COG), _cog),
-    Layout("kohya", lambda content: set(content.values) <= _NAMELESS_KEYS, _nameless),
+    Layout("kohya", lambda content: set(content.values) <= NAMELESS_KEYS, _nameless),
     Layout("diffusers", _are_tokens, _by_token),
 )
 

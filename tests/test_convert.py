@@ -256,7 +256,7 @@ def test_a_name_is_for_one_word(pivotal, tmp_path, said):
     write_concepts(checkpoint / "export", [concept("other")])
     code, line = said(checkpoint, tmp_path / "out", "--name", "mine")
     assert code == 2 and line.endswith("--name mine is for one concept, found 2")
-    for name in ("a/b", "..", ""):
+    for name in ("a/b", "..", "", "clip_l"):
         code, line = said(checkpoint, tmp_path / "out", "--name", name)
         assert code == 2 and f"--name: {name!r} cannot be a concept's name" in line
 

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "detsd"
 LEVELS = (
-    {"reason", "kohya", "pickles", "carriers"},
+    {"reason", "kohya", "pickles", "carriers", "names"},
     {"torchfile"},
     {"contents", "tensorfile"},
     {"embeddings"},
