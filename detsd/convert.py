@@ -100,7 +100,8 @@ def _adapter_name(one: Learnt, layout: str) -> str:
     if layout == "diffusers":
         return FILE  # which diffusers looks for
     named = one.source.absolute() if one.file.name == FILE else one.file
-    return f"{named.name.removesuffix(SUFFIX)}{SUFFIX}"
+    stem = named.stem if named.suffix.lower() in _OF_FILES else named.name
+    return f"{stem}{SUFFIX}"
 
 
 def _word_outputs(words: Sequence[Concept], target: Path, layout: str) -> list[Output]:

@@ -7,17 +7,16 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "detsd"
 LEVELS = (
-    {"reason", "kohya", "pickles", "carriers", "names"},
-    {"torchfile"},
-    {"contents", "tensorfile"},
+    {"reason", "kohya", "pickles", "carriers", "names", "words"},
+    {"torchfile", "layouts", "schedulers"},
+    {"contents", "tensorfile", "config"},
     {"embeddings"},
-    {"formats"},
+    {"formats", "folders"},
     {
-        *("", "words", "concepts", "loss", "gallery", "images", "console", "storage", "processes"),
-        *("score", "schedulers", "retry", "layouts", "peftconfig"),
+        *("", "concepts", "loss", "gallery", "images", "console", "storage", "processes"),
+        *("score", "retry", "peftconfig"),
     },
-    {"config", "preemption", "tokens", "request", "trial", "runfolder", "imagestore", "rating"}
-    | {"layers"},
+    {"preemption", "tokens", "request", "trial", "runfolder", "imagestore", "rating"} | {"layers"},
     {"launcher", "prompts", "text", "search", "optimization", "meter", "retention", "foldertrial"}
     | {"clustertrial", "leaderboard", "page", "sweep", "sheets", "fetch", "captioner"}
     | {"adapters"},
