@@ -7,18 +7,13 @@ from typing import NamedTuple
 
 from torch import nn
 
-from detsd.adapters import SUFFIX, Adapter, AdapterError, read_adapter
-from detsd.concepts import (
-    ADAPTER_FILE,
-    EARLIER_FILE,
-    Concept,
-    ConceptError,
-    bundled_concepts,
-    concept_files,
-    read_concepts,
-)
+from detsd.adapters import SUFFIX, Adapter, read_adapter
+from detsd.concepts import Concept, bundled_concepts, read_concepts
 from detsd.config import model_folder
+from detsd.embeddings import AN_ADAPTER
 from detsd.fetch import UUID, fetch_checkpoint
+from detsd.folders import Files, export_of, files_in, kind_of
+from detsd.names import ADAPTER_FILE, EARLIER_FILE
 
 # Of a path's parts, those that do not say what lies there.
 _EVERYWHERE = {"..", "runs", "checkpoints", "export", Path(ADAPTER_FILE).stem}
@@ -51,16 +46,37 @@ def read_export(source: str | Path, concepts_file: str = "") -> Export:
     """Return what a file or a checkpoint holds, concepts from `concepts_file` if that is there."""
     path = find_checkpoint(source)
     if path.is_file():
-        return _read_file(path)
+        return read_file(path)
     if model := model_folder(path):
         return Export(words_beside(str(model)), model=model)
-    folder = path / "export" if (path / "export").is_dir() else path
-    named = [place / concepts_file for place in (path, folder) if concepts_file]
+    named = [place / concepts_file for place in (path, export_of(path)) if concepts_file]
     file = next((one for one in named if one.is_file()), None)
-    adapter = read_adapter(folder) if (folder / ADAPTER_FILE).is_file() else None
-    if adapter and not file and not concept_files(folder):
-        return Export(adapter=adapter)
-    return Export(tuple(read_concepts(file or path)), adapter)
+    files = files_in(path) if file else learnt_files(path)
+    if len(files.adapters) > 1:
+        names = ", ".join(one.name for one in files.adapters)
+        raise CheckpointError(f"{path}: holds {names}; an adapter is wanted alone: name its file")
+    adapter = read_adapter(files.adapters[0]) if files.adapters else None
+    if file:
+        return Export(tuple(read_concepts(file)), adapter)
+    parts = [read_file(one) for one in (*files.adapters, *files.words)]
+    return Export(tuple(word for part in parts for word in part.concepts), adapter)
+
+
+def read_file(path: Path, name: str | None = None) -> Export:
+    """Return what a file holds, known by what is in it; a concept is called `name`, if given."""
+    if kind_of(path) == AN_ADAPTER:
+        return Export(adapter=read_adapter(path), concepts=tuple(bundled_concepts(path, name)))
+    return Export(tuple(read_concepts(path, name)))
+
+
+def learnt_files(folder: Path) -> Files:
+    """Return the files of a folder in which something learnt lies, or a whole model."""
+    files = files_in(folder)
+    if not any(files):
+        raise CheckpointError(
+            f"{folder}: holds no concept and no adapter; a file of either, or its folder, is wanted"
+        )
+    return files
 
 
 def words_beside(model: str, named: Collection[str] = ()) -> tuple[Concept, ...]:
@@ -106,17 +122,3 @@ def distinct(name: str, taken: Collection[str]) -> str:
         number += 1
         one = f"{name}-{number}"
     return one
-
-
-def _read_file(path: Path) -> Export:
-    if path.suffix != SUFFIX:
-        return Export(tuple(read_concepts(path)))
-    try:
-        return Export(adapter=read_adapter(path), concepts=tuple(bundled_concepts(path)))
-    except AdapterError as error:
-        first = error
-    try:
-        return Export(tuple(read_concepts(path)))
-    except ConceptError as error:
-        said = str(error).removeprefix(f"{path}: ")
-        raise CheckpointError(f"{first}; nor is it a concept: {said}") from None

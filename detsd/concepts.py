@@ -1,29 +1,24 @@
 """A concept, and the file formats that it is kept in."""
 
 import logging
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
-from detsd.contents import Content, read_content, read_json
-from detsd.embeddings import BUNDLE, NAMELESS, Embedding, checked_vectors, embeddings_in
-from detsd.formats import FORMATS, METADATA_KEY, Kind
+from detsd.contents import read_content
+from detsd.embeddings import METADATA_KEY as METADATA_KEY
+from detsd.embeddings import Embedding, checked_vectors, embeddings_in
+from detsd.folders import SUFFIXES, files_in, header_of, with_second_file
+from detsd.formats import FORMATS, Kind
+from detsd.names import ADAPTER_FILE as ADAPTER_FILE
+from detsd.names import BUNDLE, EARLIER_FILE, NAMELESS, why_not
 from detsd.reason import one_line, reason
 from detsd.tensorfile import replace_file
 
 log = logging.getLogger(__name__)
-
-EARLIER_FILE = "learned_embeddings_dict.pt"
-ADAPTER_FILE = "pytorch_lora_weights.safetensors"  # which lies beside concepts, and is none
-OF_ONE_ENCODER = (768, 1024)  # of the vectors for SD 1 and SD 2
-_AT_STEP = re.compile(r"-steps-(\d+)$")
-LONGEST_NAME = 200  # bytes: what a disk takes, with an ending
-MANY = 10**18  # steps: what has no number is the last
 
 
 class ConceptError(ValueError):
@@ -73,13 +68,10 @@ def read_concepts(path: Path, name: str | None = None) -> list[Concept]:
 
 
 def _read_file(path: Path, name: str | None) -> list[Concept]:
-    content = read_content(path, BUNDLE)
-    about, found = _about(content), embeddings_in(content)
+    found = embeddings_in(read_content(path, BUNDLE))
     if len(found) == 1:
-        found = [_with_second_file(path, found[0])]
-    else:
-        name = None
-    return [_concept(path, one, name, about) for one in found]
+        return [_concept(path, with_second_file(path, found[0]), name)]
+    return [_concept(path, one, None) for one in found]
 
 
 def write_concepts(folder: Path, concepts: Sequence[Concept]) -> None:
@@ -93,8 +85,8 @@ def write_concepts(folder: Path, concepts: Sequence[Concept]) -> None:
 def encode_concepts(concepts: Sequence[Concept], layout: str = "diffusers") -> bytes:
     """Return the bytes of a file with the concepts, in one of `formats.FORMATS`."""
     for concept in concepts:
-        if not is_a_file_name(concept.name):
-            raise ConceptError(f"{concept.name!r} cannot be a concept's name: it names its file")
+        if why := why_not(concept.name):
+            raise ConceptError(f"{concept.name!r} cannot be a concept's name: {why}")
     words = [_embedding(concept) for concept in concepts]
     return FORMATS[layout].kind(words).encode(words)
 
@@ -113,99 +105,40 @@ def _embedding(concept: Concept) -> Embedding:
     return Embedding(concept.name, concept.vectors, concept.initializer, concept.about)
 
 
-def bundled_concepts(path: Path) -> list[Concept]:
+def bundled_concepts(path: Path, name: str | None = None) -> list[Concept]:
     """Return the concepts that lie in an adapter's file: some have other models'."""
-    with safe_open(path, framework="pt") as file:
-        bundled = any(key.startswith(BUNDLE) for key in file.keys())  # noqa: SIM118, no mapping
+    keys, _ = header_of(path)
     try:
-        return read_concepts(path) if bundled else []
+        return read_concepts(path, name) if any(key.startswith(BUNDLE) for key in keys) else []
     except ConceptError as error:
         log.warning("the words in an adapter are left out: %s", error)
         return []
 
 
 def _read_folder(folder: Path, name: str | None) -> list[Concept]:
-    export = folder / "export" if (folder / "export").is_dir() else folder
-    files = concept_files(export)
-    if not files:
-        other = {"an adapter": ADAPTER_FILE, "a whole model": "unet"}
-        there = [f", but {what}" for what, name in other.items() if (export / name).exists()]
-        found = there[0] if there else f" (*.safetensors or {EARLIER_FILE})"
-        raise ConceptError(f"{folder}: holds no concept{found}")
-    name = name if len(files) == 1 else None
-    return [concept for path in files for concept in read_concepts(path, name)]
+    files = files_in(folder)
+    lone = name if len(files.words or files.adapters) == 1 else None
+    bundle_name = None if files.words else lone
+    bundled = [one for path in files.adapters for one in bundled_concepts(path, bundle_name)]
+    lone = None if bundled else lone
+    found = bundled + [one for path in files.words for one in read_concepts(path, lone)]
+    if not found:
+        known = f" ({', '.join(SUFFIXES)})"
+        other = ", but an adapter" if files.adapters else ", but a whole model"
+        what = other if files.adapters or files.model else known
+        raise ConceptError(f"{folder}: holds no concept{what}")
+    return found
 
 
-def concept_files(export: Path) -> list[Path]:
-    """Return the files with concepts in an export, or in any other folder.
-
-    Of several kinds the first that is there: an export holds its concepts in two.
-    """
-    for pattern in ("*.pti", "*.safetensors", EARLIER_FILE, "*.pt", "*.bin"):
-        files = [path for path in sorted(export.glob(pattern)) if path.name != ADAPTER_FILE]
-        if files:
-            return [path for path in _latest(files) if not is_second(path)]
-    return []
-
-
-def _latest(files: Sequence[Path]) -> list[Path]:
-    """Return the files but for those of earlier steps, as diffusers keeps them beside the last."""
-    last: dict[str, tuple[int, Path]] = {}
-    for path in files:
-        at_step = _AT_STEP.search(path.stem)
-        step = int(at_step[1]) if at_step else MANY
-        stem = _AT_STEP.sub("", path.stem)
-        last[stem] = max(last.get(stem, (0, path)), (step, path))
-    return sorted(path for _, path in last.values())
-
-
-def is_second(path: Path) -> bool:
-    """Return whether it has the second encoder's vectors of the file that it is called after."""
-    first = path.with_name(re.sub(r"_2((-steps-\d+)?\.\w+)$", r"\1", path.name))
-    return first != path and first.is_file() and _pair(first, path) is not None
-
-
-def _about(content: Content) -> dict[str, Any]:
-    """Return what we wrote of a concept, where it was us."""
-    text = content.metadata.get(METADATA_KEY) or content.values.get(METADATA_KEY)
-    return read_json(text) if isinstance(text, str) else {}
-
-
-def _with_second_file(path: Path, one: Embedding) -> Embedding:
-    """Return it with the vectors of SDXL's second encoder, which diffusers puts into X_2."""
-    second = path.with_name(re.sub(r"((-steps-\d+)?\.\w+)$", r"_2\1", path.name, count=1))
-    return (second.is_file() and _pair(path, second)) or one
-
-
-def _pair(first: Path, second: Path) -> Embedding | None:
-    """Return the one word of two files, if it is one: called the same, of two widths."""
-    try:
-        (one,), (other,) = (embeddings_in(read_content(path, BUNDLE)) for path in (first, second))
-        vectors = {"clip_l": one.vectors["clip_l"], "clip_g": other.vectors["clip_l"]}
-        (count, width), (other_count, other_width) = (
-            torch.atleast_2d(rows).shape for rows in vectors.values()
+def _concept(path: Path, one: Embedding, name: str | None) -> Concept:
+    nameless = one.name in NAMELESS
+    name = name or (path.stem if nameless else one.name)
+    if why := why_not(name):
+        first = "rename the file, or " if nameless else ""
+        raise ValueError(
+            f"{name!r} cannot be a concept's name: {why}; {first}convert it with --name"
         )
-    except (ValueError, KeyError, TypeError):  # whatever they are, they are no such two
-        return None
-    if one.name in NAMELESS or (one.name, count) != (other.name, other_count):
-        return None
-    return one._replace(vectors=vectors) if other_width not in (width, *OF_ONE_ENCODER) else None
-
-
-def _concept(path: Path, one: Embedding, name: str | None, about: Mapping[str, Any]) -> Concept:
-    own = about.get("name") or one.name
-    name = name or (path.stem if own in NAMELESS else own)
-    if not is_a_file_name(name):
-        raise ValueError(f"{name!r} cannot be a concept's name: it names its file too")
     if one.left_out:
         log.warning("%s: left out is %s", path, one.left_out)
-    notes = {**one.about, **about}
-    initializer = str(notes.pop("initializer", one.initializer))
-    return Concept(name, checked_vectors(name, one.vectors), initializer, notes)
-
-
-def is_a_file_name(name: object) -> bool:
-    """Return whether a file of that name lies where it is put."""
-    if not isinstance(name, str) or not name.isprintable() or name in ("", ".", ".."):
-        return False
-    return not {"/", "\\"} & set(name) and len(name.encode()) <= LONGEST_NAME
+    vectors = checked_vectors(name, one.vectors)
+    return Concept(name, vectors, one.initializer, dict(one.about))

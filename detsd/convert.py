@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from detsd.adapters import FILE, LAYOUTS, SUFFIX, Adapter, write_adapter
-from detsd.concepts import EARLIER_FILE, Concept, encode_concepts, is_a_file_name, kind_of_file
+from detsd.concepts import EARLIER_FILE, Concept, encode_concepts, kind_of_file
 from detsd.learnt import Learnt, read_learnt
+from detsd.names import why_not
 from detsd.tensorfile import replace_file
 
 # What ends so is meant to be a file, and anything else to be a folder.
@@ -34,8 +35,8 @@ def convert(
 
     All is read before anything is written, so that an output may take an input's place.
     """
-    if name is not None and not is_a_file_name(name):
-        raise ConvertError(f"--name: {name!r} cannot be a concept's name: it names its file")
+    if name is not None and (why := why_not(name)):
+        raise ConvertError(f"--name: {name!r} cannot be a concept's name: {why}")
     found = [one for source in sources for one in read_learnt(source, name)]
     words = [one.what for one in found if isinstance(one.what, Concept)]
     _refuse_names(words, name)
@@ -99,7 +100,8 @@ def _adapter_name(one: Learnt, layout: str) -> str:
     if layout == "diffusers":
         return FILE  # which diffusers looks for
     named = one.source.absolute() if one.file.name == FILE else one.file
-    return f"{named.name.removesuffix(SUFFIX)}{SUFFIX}"
+    stem = named.stem if named.suffix.lower() in _OF_FILES else named.name
+    return f"{stem}{SUFFIX}"
 
 
 def _word_outputs(words: Sequence[Concept], target: Path, layout: str) -> list[Output]:

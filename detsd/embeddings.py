@@ -1,22 +1,22 @@
 """The layouts in which tools keep the vectors of a learnt word: how each is known, and read."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 
+from detsd import layouts
 from detsd.contents import COG_WORDS, OF_COG, Content, read_json
+from detsd.names import BUNDLE, NAMELESS, NAMELESS_KEYS, OF_OUTPUTS
 
-# What tools call a tensor that has no name of its own.
-NAMELESS = ("", "*", "emb_params", "emp_params", "clip_l", "clip_g")
 ENCODERS = ("clip_l", "clip_g")
-BUNDLE = "bundle_emb."
+METADATA_KEY = "detsd"  # of our own notes, which other tools pass over
+AN_ADAPTER = "an adapter"
 EMBEDDING_FLAG = "<embed>"
 _COG = dict(zip(OF_COG, ENCODERS, strict=True))
 SECOND_WIDTH = 1280  # of the vectors of SDXL's second text encoder
 MOST_ROWS = 1000  # a prompt has room for 75 of them
-OF_OUTPUTS = "_out"  # OneTrainer's vectors that are added behind the text encoder
 
 
 # What AUTOMATIC1111 notes beside a word, and what we call it; the digest is of the model's file.
@@ -158,20 +158,10 @@ def _is_flagged(content: Content) -> bool:
 def _are_tokens(content: Content) -> bool:
     """Whether each is a word's, and none of an encoder beside something else."""
     values = content.values
-    return all(
-        isinstance(rows, torch.Tensor) and not _OF_A_LAYER.search(key)
-        for key, rows in values.items()
-    ) and not (len(values) > 1 and _NAMELESS_KEYS & set(values))
+    tensors = all(isinstance(rows, torch.Tensor) for rows in values.values())
+    beside = len(values) > 1 and NAMELESS_KEYS & set(values)
+    return tensors and not beside and not what_else(values, content.metadata)
 
-
-_OF_A_LAYER = re.compile(r"[._](lora|hada|lokr|oft)[._]|\.(weight|bias|alpha)$")
-_OTHERS = {
-    "lora_": "an adapter",
-    ".lora": "an adapter",
-    ".weight": "a whole model's layers",
-    "state_dict": "a whole model",
-}
-_NAMELESS_KEYS = {f"{key}{end}" for key in NAMELESS[1:] for end in ("", OF_OUTPUTS)}
 
 # In the order in which they are tried. A new one is a line here, and what it reads above.
 LAYOUTS = (
@@ -180,7 +170,7 @@ LAYOUTS = (
     Layout("onetrainer's bundle", _is_bundled, _bundled),
     Layout("cloneofsimo", _is_flagged, _flagged),
     Layout("cog", lambda content: set(content.values) <= set(_COG), _cog),
-    Layout("kohya", lambda content: set(content.values) <= _NAMELESS_KEYS, _nameless),
+    Layout("kohya", lambda content: set(content.values) <= NAMELESS_KEYS, _nameless),
     Layout("diffusers", _are_tokens, _by_token),
 )
 
@@ -189,13 +179,42 @@ def embeddings_in(content: Content) -> list[Embedding]:
     """Return the words in a content of any layout, or raise a ValueError."""
     for layout in LAYOUTS:
         if content.values and layout.knows(content):
-            return list(layout.read(content))
-    found = ", ".join(sorted(content.values)[:5]) or "nothing"
-    other = next((what for end, what in _OTHERS.items() if end in found), None)
-    if other is not None:
+            found = list(layout.read(content))
+            notes = _notes_in(content.metadata) or _notes_in(content.values)
+            return [_noted(one, notes, len(found) == 1) for one in found]
+    if other := what_else(content.values, content.metadata):
         raise ValueError(f"holds no concept, but {other}")
+    found_keys = ", ".join(sorted(content.values)[:5]) or "nothing"
     known = ", ".join(layout.name for layout in LAYOUTS)
-    raise ValueError(f"holds {found:.200}, which is no concept in a layout of {known}")
+    raise ValueError(f"holds {found_keys:.200}, which is no concept in a layout of {known}")
+
+
+def what_else(names: Collection[str], metadata: Mapping[str, str]) -> str:
+    """Return what tensors of these names are, if they are no words'; nothing if they may be."""
+    if len(names) == 1 and _notes_in(metadata).get("name") in [*names]:
+        return ""  # a word of ours, whatever it is called
+    own = [name for name in names if not name.startswith(BUNDLE)]
+    if any(layouts.is_a_layers(name) for name in own):
+        return AN_ADAPTER
+    if any(name.endswith((".weight", ".bias")) for name in own):
+        return "a whole model's layers"
+    return "a whole model" if "state_dict" in own else ""
+
+
+def _notes_in(texts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what we wrote of a word, where it was us."""
+    text = texts.get(METADATA_KEY)
+    return read_json(text) if isinstance(text, str) else {}
+
+
+def _noted(one: Embedding, notes: Mapping[str, Any], alone: bool) -> Embedding:
+    about = {**one.about, **notes}
+    phrase = about.pop("initializer", None)
+    return one._replace(
+        name=(alone and notes.get("name")) or one.name,
+        initializer=phrase if isinstance(phrase, str) else one.initializer,
+        about=about,
+    )
 
 
 def checked_vectors(name: str, given: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from detsd.embeddings import Embedding
+from detsd.embeddings import METADATA_KEY, Embedding
 from detsd.tensorfile import Tensors, encode_tensors
 
-METADATA_KEY = "detsd"  # of our own notes, which other tools pass over
 Encode = Callable[[Sequence[Embedding]], bytes]
 
 _ANY_TOKEN = 265  # the web UI writes this for "*", and reads it nowhere

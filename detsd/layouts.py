@@ -1,5 +1,6 @@
 """What each layout of an adapter's file calls the tensors of a module."""
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -50,6 +51,11 @@ _UNET_ROOTS = (
     *("down_blocks", "mid_block", "up_blocks", "conv_in", "conv_out"),
     *("time_embedding", "add_embedding"),
 )
+# How the tensors of an adapter are called and nothing else, also where the method is another one.
+_OF_A_LAYER = re.compile(
+    r"[._]lora\.(down|up)\.weight$|\.lora_linear_layer\.(down|up)\.weight$|^lora_(unet|te\d?)_"
+    r"|\.lora_(down|up|mid|A|B|embedding_A|embedding_B)(\.\w+)?$|\.(hada|lokr|b?oft)_\w+(\.weight)?$"
+)
 # Methods of others that go by the name of LoRA, too, and what gives them away.
 _OTHERS = {
     "hada_": "LoHa",
@@ -62,6 +68,11 @@ _OTHERS = {
     "transformer.": "LoRA of a transformer such as Flux or SD3",
     "base_model.": "LoRA in peft's own layout",
 }
+
+
+def is_a_layers(key: str) -> bool:
+    """Return whether a tensor of that name is an adapter's, of whatever method."""
+    return _OF_A_LAYER.search(key) is not None
 
 
 def by_module(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from detsd.__main__ import main
 from detsd.adapters import FILE, Adapter, Layer, read_adapter, write_adapter
@@ -256,9 +256,18 @@ def test_a_name_is_for_one_word(pivotal, tmp_path, said):
     write_concepts(checkpoint / "export", [concept("other")])
     code, line = said(checkpoint, tmp_path / "out", "--name", "mine")
     assert code == 2 and line.endswith("--name mine is for one concept, found 2")
-    for name in ("a/b", "..", ""):
+    for name in ("a/b", "..", "", "clip_l"):
         code, line = said(checkpoint, tmp_path / "out", "--name", name)
         assert code == 2 and f"--name: {name!r} cannot be a concept's name" in line
+
+
+def test_a_word_in_an_adapters_file_may_have_the_name(checkpoint, tmp_path, lines):
+    style = tmp_path / "style.safetensors"
+    layers = load_file(checkpoint / "export" / FILE)
+    save_file({**layers, "bundle_emb.cat.clip_l": torch.rand(2, 768)}, style)
+    assert len(lines(style, tmp_path / "out", "--name", "mine")) == 2
+    assert read_adapter(tmp_path / "out" / FILE)
+    assert [one.name for one in read_concepts(tmp_path / "out")] == ["mine"]
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, said, monkeypatch):

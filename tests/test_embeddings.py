@@ -250,6 +250,20 @@ def test_several_words_in_one_file_are_as_many_concepts(tmp_path: Path) -> None:
     assert [one.name for one in same] == ["<s1>", "<s2>"]
 
 
+def test_our_notes_name_the_word_of_a_file_that_has_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    safetensors({"a": ROWS, "b": ROWS}, detsd='{"name": "x", "initializer": null}')(path)
+    assert [(one.name, one.initializer) for one in read_concepts(path)] == [("a", ""), ("b", "")]
+    safetensors({"a": ROWS}, detsd='{"name": "x", "initializer": "cat"}')(path)
+    assert [(one.name, one.initializer) for one in read_concepts(path)] == [("x", "cat")]
+
+
+def test_a_strangers_word_may_be_called_after_a_method(tmp_path: Path) -> None:
+    safetensors({"my_lora_style": ROWS, "logo.alpha": ROWS})(tmp_path / "a.safetensors")
+    found = [one.name for one in read_export(tmp_path / "a.safetensors").concepts]
+    assert found == ["logo.alpha", "my_lora_style"]
+
+
 def test_words_of_cog_share_its_rows_as_the_file_beside_says(tmp_path: Path) -> None:
     cog(tmp_path / "embeddings.pti")
     (tmp_path / "special_params.json").write_text('{"CAT": "<s0><s2>", "DOG": "<s1>"}')

@@ -7,19 +7,18 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "detsd"
 LEVELS = (
-    {"reason", "kohya", "pickled", "carriers"},
-    {"pickles"},
-    {"torchfile"},
+    {"reason", "kohya", "pickled", "carriers", "names", "words"},
+    {"pickles", "layouts", "schedulers"},
+    {"torchfile", "config"},
     {"tensorfile"},
     {"contents"},
     {"embeddings"},
-    {"formats"},
+    {"formats", "folders"},
     {
-        *("", "words", "concepts", "loss", "gallery", "images", "console", "storage", "processes"),
-        *("score", "schedulers", "retry", "layouts", "peftconfig"),
+        *("", "concepts", "loss", "gallery", "images", "console", "storage", "processes"),
+        *("score", "retry", "peftconfig"),
     },
-    {"config", "preemption", "tokens", "request", "trial", "runfolder", "imagestore", "rating"}
-    | {"layers"},
+    {"preemption", "tokens", "request", "trial", "runfolder", "imagestore", "rating"} | {"layers"},
     {"launcher", "prompts", "text", "search", "optimization", "meter", "retention", "foldertrial"}
     | {"clustertrial", "leaderboard", "page", "sweep", "sheets", "fetch", "captioner"}
     | {"adapters"},

@@ -16,11 +16,13 @@ from detsd.config.read import (
     Probability,
     Section,
 )
+from detsd.names import why_not
 from detsd.words import named, reworded
 
 PARALLEL = ("concept_strs", "initializer_strs", "init_from", "learnable_properties", "img_dirs")
 # What a concept of that many vectors leaves of the 77 tokens of a prompt is still a sentence.
 MOST_VECTORS = 64
+LONGEST_WORD = 100  # bytes: room for what its pictures and samples are called after
 
 
 class Word(NamedTuple):
@@ -49,8 +51,10 @@ def _a_word(name: str) -> str:
         raise ValueError("a word is wanted, not blanks around or instead of one")
     if not any(character.isalnum() for character in name):
         raise ValueError("a word needs a letter or a digit")
-    if set("/\\\0") & set(name) or name.startswith(".") or len(name.encode()) > 100:
-        raise ValueError("a word names a file too: no slash, no dot in front, 100 bytes at most")
+    if len(name.encode()) > LONGEST_WORD:
+        raise ValueError(f"a word names a file too: {LONGEST_WORD} bytes at most")
+    if why := why_not(name):
+        raise ValueError(f"no word can be called so: {why}")
     return name
 
 
