@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
 
-from detsd.config.read import listed
 from detsd.words import named
 
 OF_VECTORS = ("norm_reg_weight", "hidden_reg_weight", "embedding_norm")
@@ -35,16 +34,15 @@ def _of_words(
     concepts: Mapping[str, Any], training: Mapping[str, Any], inverts: bool
 ) -> Iterator[tuple[str, str]]:
     """Yield what new words need: a phrase or a file to start from above all."""
-    sources, phrases = (
-        listed(concepts.get(key) or []) for key in ("init_from", "initializer_strs")
+    words, sources, phrases = (
+        _entries(concepts.get(key)) for key in ("concept_strs", "init_from", "initializer_strs")
     )
     from_phrases = not sources or not all(sources)
     wanted = ("concept_strs", *(("initializer_strs",) if from_phrases else ()))
     for key in (*wanted, *(PROMPTED if inverts else ())):
         if concepts and not concepts.get(key):
             yield f"concepts.{key}", "missing; it has no default"
-    words, starts = concepts.get("concept_strs"), zip_longest(phrases, sources)
-    for word, (phrase, source) in zip(listed(words or []), starts, strict=False):
+    for word, (phrase, source) in zip(words, zip_longest(phrases, sources), strict=False):
         if phrases and not phrase and not source:
             yield (
                 "concepts.initializer_strs",
@@ -52,6 +50,11 @@ def _of_words(
             )
     if training.get("hidden_reg_weight") and not (phrases and all(phrases)):
         yield "training.hidden_reg_weight", "is a distance from concepts.initializer_strs"
+
+
+def _entries(value: Any) -> list[Any]:
+    """Return what is listed, or the one thing; junk, which is said elsewhere, is one thing too."""
+    return list(value) if isinstance(value, (list, tuple)) else [value] if value else []
 
 
 def of_prior(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
