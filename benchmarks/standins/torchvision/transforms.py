@@ -85,3 +85,15 @@ class Normalize:
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the pixels, usually -1…1."""
         return (pixels - self._mean.view(-1, 1, 1)) / self._std.view(-1, 1, 1)
+
+
+class RandomHorizontalFlip:
+    """Mirrored, as often as not."""
+
+    def __init__(self, p: float = 0.5):
+        self._p = p
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Return the picture, or its mirror image."""
+        flipped = Image.Transpose.FLIP_LEFT_RIGHT
+        return image.transpose(flipped) if random.random() < self._p else image

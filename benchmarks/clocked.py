@@ -1,0 +1,91 @@
+"""A command, and what it took: time to its first step, a step, the whole; memory."""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+STANDINS = Path(__file__).parent / "standins"
+WARMING = 3  # steps that are not counted: what is compiled or chosen then is not done again
+
+
+class Cost(NamedTuple):
+    """What a run took."""
+
+    first_step: float  # seconds from the command to the end of the first step
+    step: float  # seconds between two steps: their median, and its quartiles
+    quickly: float
+    slowly: float
+    seconds: float  # all in all
+    process_mb: float  # of the largest process
+    device_gb: float
+
+    def shown(self, batch: int) -> str:
+        """Return it in a line."""
+        return (
+            f"{batch / self.step:7.2f} samples/s ({batch / self.slowly:.2f} to "
+            f"{batch / self.quickly:.2f}), first step after {self.first_step:.1f} s, "
+            f"{self.seconds:.1f} s in all, {self.process_mb:.0f} MB"
+            + (f", {self.device_gb:.1f} GB on the device" if self.device_gb else "")
+        )
+
+
+def run(command: Sequence[str], variables: Mapping[str, str] | None = None) -> Cost:
+    """Run it, every optimizer step of it noted; leave with its last words if it fails."""
+    with tempfile.NamedTemporaryFile("r") as notes:
+        paths = [str(STANDINS / "clock"), os.environ.get("PYTHONPATH", "")]
+        environment = {
+            **os.environ,
+            **(variables or {}),
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "BENCHMARK_CLOCK": notes.name,
+        }
+        begun = time.monotonic()
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+        )
+        output = process.stdout.read() if process.stdout else b""
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = time.monotonic() - begun
+        if status:
+            sys.exit(f"{' '.join(command)} failed:\n{output.decode()[-3000:]}")
+        steps = [tuple(map(float, line.split())) for line in notes]
+    times = [at - begun for at, _ in steps]
+    return Cost(
+        times[0],
+        *_middle(times),
+        seconds,
+        used.ru_maxrss / 1024,
+        max(used for _, used in steps) / 1e9,
+    )
+
+
+def _middle(times: Sequence[float]) -> tuple[float, float, float]:
+    """Return the median of what lies between two steps, and the quartiles around it."""
+    pairs = zip(times[WARMING:], times[WARMING + 1 :], strict=False)
+    quickly, middle, slowly = statistics.quantiles([after - before for before, after in pairs])
+    return middle, quickly, slowly
+
+
+RATIOS = {
+    "samples/s, ours over theirs": lambda ours, theirs: theirs.step / ours.step,
+    "first step, theirs over ours": lambda ours, theirs: theirs.first_step / ours.first_step,
+    "whole run, theirs over ours": lambda ours, theirs: theirs.seconds / ours.seconds,
+    "process memory, ours over theirs": lambda ours, theirs: ours.process_mb / theirs.process_mb,
+    "device memory, ours over theirs": lambda ours, theirs: (
+        ours.device_gb / theirs.device_gb if theirs.device_gb else None
+    ),
+}
+
+
+def ratios(ours: Sequence[Cost], theirs: Sequence[Cost]) -> dict[str, list[Any]]:
+    """Return the ratios of each pair."""
+    return {
+        name: [ratio(*pair) for pair in zip(ours, theirs, strict=True)]
+        for name, ratio in RATIOS.items()
+    }
