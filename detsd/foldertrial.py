@@ -44,6 +44,7 @@ class FolderTrial(Trial):
         self._checkpoints = checkpoints
         self._warm_start = warm_start
         self._bar: tqdm[Any] | None = None
+        self._scalars: list[tuple[str, float, int]] = []  # that TensorBoard has not seen yet
         self._stopping = False
         signal.signal(signal.SIGTERM, self._stop)
 
@@ -71,8 +72,9 @@ class FolderTrial(Trial):
         line = {"step": step, "group": group, "metrics": dict(metrics), "time": time.time()}
         with (self._folder / METRICS).open("a") as file:
             file.write(json.dumps(line) + "\n")
-        for name, value in metrics.items():
-            self.writer.add_scalar(f"{group}/{name}", value, step)
+        self._scalars += [(f"{group}/{name}", value, step) for name, value in metrics.items()]
+        if step > 0:  # TensorBoard takes a second to import, and the first step is waited for
+            self._write_scalars()
         said = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         log.info("step %d, %s: %s", step, group, said)
 
@@ -83,9 +85,9 @@ class FolderTrial(Trial):
                 self._bar = tqdm(total=target, initial=step, unit="step", disable=None)
             self._bar.update(step - self._bar.n)
 
-    def should_stop(self) -> bool:
-        """Return whether any process was asked to stop."""
-        return self.any(self._stopping)
+    def wishes_to_stop(self) -> bool:
+        """Return whether a signal came."""
+        return self._stopping
 
     def shown(self, name: str, step: int) -> bool:
         """Look for the PNG."""
@@ -99,6 +101,7 @@ class FolderTrial(Trial):
         """Close the bar and the writer."""
         if self._bar is not None:
             self._bar.close()
+        self._write_scalars()
         super().close()
 
     def _save(self, step: int, write: Write, metadata: dict[str, Any]) -> str:
@@ -111,6 +114,11 @@ class FolderTrial(Trial):
             )
         log.info("step %d: saved as checkpoint %s", step, id)
         return id
+
+    def _write_scalars(self) -> None:
+        for name, value, step in self._scalars:
+            self.writer.add_scalar(name, value, step)
+        self._scalars = []
 
     def _stop(self, *_: Any) -> None:
         self._stopping = True

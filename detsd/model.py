@@ -6,7 +6,7 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import DDPMScheduler
 from torch import nn
 
 from detsd import attachment
@@ -160,13 +160,14 @@ class StableDiffusion:
         for encoder, suffix in zip(encoders, ("", "_2"), strict=False):
             parts[f"tokenizer{suffix}"] = encoder.tokenizer
             parts[f"text_encoder{suffix}"] = encoder.module
+        # Diffusers' pipelines take seconds to import, and few runs need one.
         if self.family == "sdxl":
-            return StableDiffusionXLPipeline(
+            return diffusers.StableDiffusionXLPipeline(
                 **parts,
                 add_watermarker=False,
                 force_zeros_for_empty_prompt=self.zeroes_empty_prompt,
             )
-        return StableDiffusionPipeline(
+        return diffusers.StableDiffusionPipeline(
             **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
 

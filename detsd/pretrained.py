@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from detsd.checkpoints import find_model
@@ -47,7 +48,8 @@ def load_model(
             for suffix, key in zip(suffixes, ENCODERS, strict=False)
         ]
         scheduler = DDPMScheduler.load_config(configs, subfolder="scheduler", **source)
-        index = DiffusionPipeline.load_config(configs, **source) if len(suffixes) > 1 else {}
+        of_pair = len(suffixes) > 1
+        index = diffusers.DiffusionPipeline.load_config(configs, **source) if of_pair else {}
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ModelError(_say_what_failed(config, configs, error)) from error
     for module in (unet, vae, *(encoder.module for encoder in encoders)):
@@ -65,7 +67,7 @@ def load_model(
             **({"trained_betas": None, **forward_process} if forward_process else {}),
         },
         device=device,
-        zeroes_empty_prompt=index.get("force_zeros_for_empty_prompt", len(suffixes) > 1),
+        zeroes_empty_prompt=index.get("force_zeros_for_empty_prompt", of_pair),
     )
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import transformers
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel
 
 from detsd.reason import reason
 
@@ -134,15 +134,15 @@ def load_scorer(
 ) -> Scorer:
     """Load the models, from folders or the hub."""
     key = "inference.scorer_name_or_path"
-    model = _load_model(CLIPModel, clip, key, token)
-    tokenizer = _load(AutoTokenizer, clip, key, token)
-    processor = _load(AutoImageProcessor, clip, key, token)
+    model = _load_model(transformers.CLIPModel, clip, key, token)
+    tokenizer = _load(transformers.AutoTokenizer, clip, key, token)
+    processor = _load(transformers.AutoImageProcessor, clip, key, token)
     eye = Eye(model, lambda pixels: _pooled(model.get_image_features(pixels)), processor, device)
     if dino is None:
         return Scorer(model, tokenizer, eye, None)
     key = "inference.dino_name_or_path"
-    other = _load_model(AutoModel, dino, key, token)
-    processor = _load(AutoImageProcessor, dino, key, token)
+    other = _load_model(transformers.AutoModel, dino, key, token)
+    processor = _load(transformers.AutoImageProcessor, dino, key, token)
     # The class token: many a DINO comes without a pooler, and would be given a random one.
     second = Eye(other, lambda pixels: other(pixels).last_hidden_state[:, 0], processor, device)
     return Scorer(model, tokenizer, eye, second)
