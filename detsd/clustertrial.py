@@ -123,9 +123,14 @@ class ClusterTrial(Trial):
         if self.is_chief:
             self._context.train.report_progress(step / target)
 
-    def should_stop(self) -> bool:
-        """Ask for preemption; yes is acknowledged at once, so the caller has to leave."""
-        return self.any(self.is_chief and self._context.preempt.should_preempt())
+    def wishes_to_stop(self) -> bool:
+        """Return whether the master wants the slots back: the chief alone asks."""
+        return self.is_chief and self._context.preempt.should_preempt(auto_ack=False)
+
+    def heed(self) -> None:
+        """Acknowledge: the master then takes what ends for paused, not for done."""
+        if self.is_chief:
+            self._context.preempt.should_preempt()
 
     def shown(self, name: str, step: int) -> bool:
         """Take it that an earlier attempt, whose files are not here, has shown its pictures."""

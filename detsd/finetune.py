@@ -72,7 +72,7 @@ def train(run: Run) -> None:
         rate = rate_at()
         set_learning_rate(optimizer, rate_at)
         losses = accumulate_gradients(run)
-        norm = sum_gradients(optimizer, trial.total, config.max_grad_norm)
+        norm = sum_gradients(optimizer, trial.total_of_step, config.max_grad_norm)
         optimizer.step()
         method.after_step(run.step)
         optimizer.zero_grad(set_to_none=True)
@@ -80,7 +80,7 @@ def train(run: Run) -> None:
         meter.add(losses, norm)
 
         trial.progress(run.step, run.target)
-        stopping = run.step < run.target and trial.should_stop()
+        stopping = run.step < run.target and trial.should_stop_after_step()
         saving = due(run.step, config.checkpoint_freq, run.target)
         if saving or stopping or due(run.step, config.metric_report_freq, run.target):
             metrics = meter.read(run.step, trial.total) | method.metrics()

@@ -18,6 +18,24 @@ T = TypeVar("T")
 PATIENCE = timedelta(hours=1)
 
 
+class Flag:
+    """A number on its way from a device."""
+
+    def __init__(self, value: torch.Tensor):
+        self._value, self._arrived = value, None
+        if value.device.type == "cuda":
+            self._value = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+            self._value.copy_(value, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def read(self) -> bool:
+        """Return whether it is set, as soon as it is there."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return bool(self._value)
+
+
 class Processes:
     """This process among its equals; alone, everything that they do together is done already."""
 
@@ -36,6 +54,14 @@ class Processes:
         if self.size > 1:
             distributed.all_reduce(tensor)
         return tensor
+
+    def total_and_flag(self, tensor: torch.Tensor, flag: bool) -> tuple[torch.Tensor, "Flag"]:
+        """Return the tensor's sum, and whether the flag is set in any process: one exchange."""
+        if self.size == 1:
+            return tensor, Flag(torch.tensor([flag]))
+        both = torch.cat([tensor, tensor.new_tensor([flag])])
+        distributed.all_reduce(both)
+        return both[:-1], Flag(both[-1:])
 
     def peak_memory(self) -> int:
         """Return the bytes that this process has held at once on its device, at most."""

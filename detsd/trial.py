@@ -1,15 +1,19 @@
 """A trial, to what goes on in it: restore, report, show, save, stop; wherever that may be."""
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
-from detsd.processes import Processes
+from detsd.processes import Flag, Processes
 from detsd.reason import reason
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 Write = Callable[[Path], None]
 
@@ -49,6 +53,7 @@ class Trial(Processes):
         self.max_length = max_length
         self._pictures = pictures
         self._writer: SummaryWriter | None = None
+        self._flags: deque[Flag] = deque(maxlen=2)
         self._first_step = 0
 
     def restore(self) -> Any:
@@ -63,9 +68,30 @@ class Trial(Processes):
         """Show how far the run has come."""
         raise NotImplementedError
 
+    def wishes_to_stop(self) -> bool:
+        """Return whether this process was asked to save and leave."""
+        raise NotImplementedError
+
+    def heed(self) -> None:
+        """Say that the request to stop was heard: what called it leaves."""
+
     def should_stop(self) -> bool:
         """Return whether to save and leave, the same in every process."""
-        raise NotImplementedError
+        return self._heeded(self.any(self.wishes_to_stop()))
+
+    def total_of_step(self, gradients: torch.Tensor) -> torch.Tensor:
+        """Return the sum over the processes, and hear with it whether any is to stop."""
+        sums, flag = self.total_and_flag(gradients, self.wishes_to_stop())
+        self._flags.append(flag)
+        return sums
+
+    def should_stop_after_step(self) -> bool:
+        """Return what `total_of_step` heard: as `should_stop`, without another exchange."""
+        if self.size == 1:
+            return self.should_stop()
+        # What comes from a device is read a step later, when nobody has to wait for it.
+        late = self.device.type == "cuda"
+        return self._heeded(len(self._flags) > late and self._flags[-1 - late].read())
 
     def shown(self, name: str, step: int) -> bool:
         """Return whether the picture was shown before this process started."""
@@ -98,11 +124,19 @@ class Trial(Processes):
             self.writer.flush()
 
     @property
-    def writer(self) -> SummaryWriter:
+    def writer(self) -> "SummaryWriter":
         """The chief's TensorBoard writer, which takes back what a killed attempt had written."""
         if self._writer is None:
+            # Takes a while to import, and the chief alone has one.
+            from torch.utils.tensorboard import SummaryWriter
+
             self._writer = SummaryWriter(self.tensorboard(), purge_step=self._first_step + 1)
         return self._writer
+
+    def _heeded(self, stop: bool) -> bool:
+        if stop:
+            self.heed()
+        return stop
 
     def tensorboard(self) -> Path:
         """Return the folder that TensorBoard reads."""

@@ -15,7 +15,17 @@ LEVELS = (
     {"embeddings"},
     {"formats", "folders"},
     {
-        *("", "concepts", "loss", "gallery", "images", "console", "storage", "processes"),
+        *(
+            "",
+            "concepts",
+            "loss",
+            "compiling",
+            "gallery",
+            "images",
+            "console",
+            "storage",
+            "processes",
+        ),
         *("score", "retry", "peftconfig"),
     },
     {"preemption", "tokens", "request", "trial", "runfolder", "imagestore", "rating"} | {"layers"},

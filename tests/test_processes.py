@@ -1,10 +1,14 @@
-"""Which of the processes this one is, and on which device."""
+"""Which of the processes this one is, on which device, and what they say to each other."""
+
+import multiprocessing
+import os
 
 import pytest
 import torch
 from torch import distributed
 
 from detsd.processes import open_processes
+from detsd.trial import Trial
 
 
 @pytest.mark.parametrize(("rank", "local_rank"), [(1, 0), (3, 1)])
@@ -18,3 +22,30 @@ def test_a_device_is_counted_from_0_on_each_machine(rank, local_rank, monkeypatc
     monkeypatch.setattr(distributed, "destroy_process_group", lambda: None)
     with open_processes() as processes:
         assert (processes.rank, processes.device, chosen) == (rank, device, [device])
+
+
+@pytest.mark.parametrize("stopping", [None, 0, 1])
+def test_who_wishes_to_stop_is_heard_with_the_gradients(tmp_path, stopping):
+    exchanges = []
+
+    def process(rank, exchange=distributed.all_reduce):
+        os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
+        distributed.all_reduce = lambda tensor: (exchanges.append(1), exchange(tensor))
+        with open_processes(f"file://{tmp_path}/meeting") as processes:
+            trial = Trial(processes, {}, 2, None, tmp_path, tmp_path)
+            trial.wishes_to_stop = lambda: rank == stopping
+            heeded = []
+            trial.heed = lambda: heeded.append(1)
+            sums = trial.total_of_step(torch.tensor([1.0, rank]))
+            stop = trial.should_stop_after_step()
+        assert sums.tolist() == [2.0, 1.0]
+        assert stop == bool(heeded) == (stopping is not None)
+        assert len(exchanges) == 1
+
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=process, args=(rank,), daemon=True) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(60)
+    assert [rank.exitcode for rank in ranks] == [0, 0]

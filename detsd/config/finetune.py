@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from detsd.config.agreement import mapping, of_method, of_prior, texts
 from detsd.config.concepts import ConceptsConfig
@@ -33,6 +33,11 @@ SMALLER_IS_BETTER = ("loss", "copying", "drift")
 Positive = Annotated[Number, Field(gt=0)]
 Beta = Annotated[Number, Field(gt=0, lt=1)]
 NotNegative = Annotated[Number, Field(ge=0)]
+
+
+def _unswitched(value: Any) -> Any:
+    # A YAML's off is false.
+    return "off" if value is False else value
 
 
 class EarlyStopConfig(Section):
@@ -85,6 +90,10 @@ class TrainingConfig(Section):
     """× mean squared distance of the text encoder's states from the initializer's."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the frozen weights; `auto` is bf16 where the device has it. What is learnt is fp32."""
+    compile: Annotated[Literal["off", "blocks", "full", "auto"], BeforeValidator(_unswitched)] = (
+        "off"
+    )
+    """Compile the model's blocks, or each module whole; `auto`: blocks, on a GPU, in long runs."""
     gradient_checkpointing: bool = False
     """Trade a third more work for much less memory."""
     checkpoint_freq: Count = 50
