@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 STANDINS = Path(__file__).parent / "standins"
 WARMING = 3  # steps that are not counted: what is compiled or chosen then is not done again
+FEWEST = WARMING + 3  # steps: between those that count there are two times
 
 
 class Cost(NamedTuple):

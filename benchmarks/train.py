@@ -55,6 +55,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE", help="to write the figures to, too")
     given = parser.parse_args()
+    if given.steps < clocked.FEWEST:
+        parser.error(f"--steps: {clocked.FEWEST} at least are wanted, found {given.steps}")
+    if given.batch % given.peer_at_once:
+        parser.error("--peer-at-once: a divisor of --batch is wanted")
     with tempfile.TemporaryDirectory() as scratch:
         figures = compare(given, Path(scratch))
     if given.json:

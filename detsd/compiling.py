@@ -32,7 +32,9 @@ def compile_modules(modules: Mapping[str, nn.Module], what: str) -> None:
     if what == "off":
         return
     os.environ.setdefault(CACHE_VARIABLE, str(Path.home() / CACHE))
-    torch._dynamo.config.recompile_limit = SHAPES
+    settings = torch._dynamo.config
+    limit = "recompile_limit" if hasattr(settings, "recompile_limit") else "cache_size_limit"
+    setattr(settings, limit, SHAPES)  # its name until torch 2.7
     parts = [part for module in modules.values() for part in _parts(module, what)]
     for part in parts:
         part.compile()

@@ -13,12 +13,14 @@ from detsd.config import model_folder
 from detsd.contents import read_content
 from detsd.embeddings import AN_ADAPTER, Embedding, embeddings_in, what_else
 from detsd.names import ADAPTER_FILE, BUNDLE, EARLIER_FILE, NAMELESS
+from detsd.pickled import DamagedError
 from detsd.tensorfile import open_tensors
 
 log = logging.getLogger(__name__)
 
 # Pictures carry words, too, but most of them do not: those are to be named.
 SUFFIXES = (".safetensors", ".pt", ".bin", ".pti", ".ckpt", ".pth")
+_PICKLES = (".pt", ".bin", ".ckpt", ".pth")
 OF_ONE_ENCODER = (768, 1024)  # of the vectors for SD 1 and SD 2
 _AT_STEP = re.compile(r"-steps-(\d+)$")
 _MANY = 10**18  # steps: what has no number is the last
@@ -46,9 +48,9 @@ def files_in(folder: Path) -> Files:
     plain = [path for path, kind in kinds.items() if not kind]
     earlier = [path for path in plain if path.name == EARLIER_FILE]
     words = [path for path in plain if path not in earlier and not _is_second(path)]
-    # Ours has the words of the files beside it once more.
     adapters = [path for path, kind in kinds.items() if kind == AN_ADAPTER]
-    return Files(adapters, _each_once(words) or earlier)
+    # Ours has the words of the files beside it once more.
+    return Files(adapters, _each_once(_told(words, adapters + earlier)) or earlier)
 
 
 def export_of(folder: Path) -> Path:
@@ -83,6 +85,30 @@ def with_second_file(path: Path, one: Embedding) -> Embedding:
 
 def _is_candidate(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _told(words: Sequence[Path], beside: Sequence[Path]) -> Sequence[Path]:
+    """Return the files without the pickles that hold no word, where that leaves anything.
+
+    Trainers keep much as pickles, above all how their optimizer stands.
+    """
+    told = [path for path in words if path.suffix.lower() not in _PICKLES or _may_tell(path)]
+    if not (told or beside):
+        return words  # what is wrong with them is said when they are read
+    for path in words:
+        if path not in told:
+            log.warning("%s: is left out, no word can be read from it", path)
+    return told
+
+
+def _may_tell(pickle: Path) -> bool:
+    """Return whether it has a word, or might have had one: that it is damaged is to be said."""
+    try:
+        return bool(embeddings_in(read_content(pickle, BUNDLE)))
+    except DamagedError:
+        return True
+    except Exception:  # in as many ways as there are shapes
+        return False
 
 
 def _is_second(path: Path) -> bool:

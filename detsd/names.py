@@ -16,8 +16,12 @@ _OF_TENSORS = {*NAMELESS_KEYS, "text_encoders_0", "text_encoders_1", "__metadata
 
 def why_not(name: object) -> str:
     """Return why no word can be called so; nothing where one can."""
-    if not isinstance(name, str) or not name.isprintable() or not name.strip():
-        return "a word is wanted, in a line"
+    if not isinstance(name, str) or not name.strip():
+        return "a word is wanted"
+    if hidden := [letter for letter in name if not letter.isprintable()]:
+        return (
+            f"a word in a line is wanted, without letters that do not show (U+{ord(hidden[0]):04X})"
+        )
     if {"/", "\\"} & set(name) or name.startswith(".") or len(name.encode()) > LONGEST_NAME:
         return f"it names its file: no slash, no dot in front, {LONGEST_NAME} bytes at most"
     # Some disks ignore the case of names.

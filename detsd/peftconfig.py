@@ -45,7 +45,7 @@ def alphas_in(config: Mapping[str, Any]) -> dict[str, Alphas]:
             if f"{prefix}lora_alpha" in config
         }
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ValueError(f"its {METADATA_KEY} is damaged ({error})") from None
+        raise ValueError(f"its {METADATA_KEY} cannot be used ({error})") from None
 
 
 def _alphas(config: Mapping[str, Any], prefix: str) -> Alphas:

@@ -18,6 +18,10 @@ class PickleError(ValueError):
     """A pickle that is damaged, or that wants more made than tensors and plain values."""
 
 
+class DamagedError(PickleError):
+    """A file that ends early, or makes no sense."""
+
+
 class Storage(NamedTuple):
     """The numbers that tensors are views of, under the name that the file has for them."""
 
@@ -50,9 +54,6 @@ class Module:
 class Inert:
     """Stands for an object that is not read: nothing is kept of what it is made of or holds."""
 
-    def __init__(self, *_: Any) -> None:
-        pass
-
 
 class Maker(NamedTuple):
     """What the pickle calls by this name, which is in the list."""
@@ -69,7 +70,7 @@ def of_kind(kind: Any, value: Any) -> Any:
 
 def a_key(key: Any) -> Any:
     """Return the key of a mapping, if it is of a kind that takes no time to hash."""
-    if isinstance(key, (str, Maker)) or (isinstance(key, int) and 0 <= key < MOST):
+    if isinstance(key, (str, Maker)) or (isinstance(key, int) and abs(key) < MOST):
         return key
     # Others may be nested, or all alike, so that it takes longer than anybody waits.
     raise PickleError(f"has {type(key).__name__} where a text or a small number is wanted as a key")
@@ -129,6 +130,9 @@ def named(name: str, inert: Collection[str]) -> Maker:
 
 def make(maker: Any, arguments: Any) -> Any:
     """Return what stands for the object that would be made so."""
+    known = _MAKERS.get(of_kind(Maker, maker).name)
+    if known is None:
+        return Inert()
     if len(of_kind(tuple, arguments)) > MOST_ARGUMENTS:
-        raise PickleError(f"calls something with {len(arguments)} arguments")
-    return _MAKERS.get(of_kind(Maker, maker).name, Inert)(*arguments)
+        raise PickleError(f"calls {maker.name} with {len(arguments)} arguments")
+    return known(*arguments)

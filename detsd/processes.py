@@ -59,9 +59,10 @@ class Processes:
         """Return the tensor's sum, and whether the flag is set in any process: one exchange."""
         if self.size == 1:
             return tensor, Flag(torch.tensor([flag]))
-        both = torch.cat([tensor, tensor.new_tensor([flag])])
+        # Filled there: a number from here would be waited for.
+        both = torch.cat([tensor, tensor.new_full((1,), float(flag))])
         distributed.all_reduce(both)
-        return both[:-1], Flag(both[-1:])
+        return both[:-1], Flag(both[-1:].clone())
 
     def peak_memory(self) -> int:
         """Return the bytes that this process has held at once on its device, at most."""

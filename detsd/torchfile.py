@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from detsd import pickles
-from detsd.pickled import Module, PickleError, Storage, Stored
+from detsd.pickled import DamagedError, Module, PickleError, Storage, Stored
 
 _OTHER_ORDER = "is of a machine with another byte order"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # what files began with before they were archives
@@ -81,7 +81,7 @@ def _read(path: Path, reader: _Reader) -> Any:
     # A damaged archive or pickle fails in as many ways as it has bits.
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
-        raise PickleError(f"is damaged, or no file of torch.save ({said[:100]})") from None
+        raise DamagedError(f"is damaged, or no file of torch.save ({said[:100]})") from None
 
 
 def _read_archive(archive: zipfile.ZipFile, data: memoryview, reader: _Reader) -> Any:

@@ -1,6 +1,5 @@
 """A trial, to what goes on in it: restore, report, show, save, stop; wherever that may be."""
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -53,7 +52,8 @@ class Trial(Processes):
         self.max_length = max_length
         self._pictures = pictures
         self._writer: SummaryWriter | None = None
-        self._flags: deque[Flag] = deque(maxlen=2)
+        self._heard: Flag | None = None  # in this step
+        self._heard_before: Flag | None = None
         self._first_step = 0
 
     def restore(self) -> Any:
@@ -81,8 +81,9 @@ class Trial(Processes):
 
     def total_of_step(self, gradients: torch.Tensor) -> torch.Tensor:
         """Return the sum over the processes, and hear with it whether any is to stop."""
-        sums, flag = self.total_and_flag(gradients, self.wishes_to_stop())
-        self._flags.append(flag)
+        if self._heard is not None:  # with the step's first gradients
+            return self.total(gradients)
+        sums, self._heard = self.total_and_flag(gradients, self.wishes_to_stop())
         return sums
 
     def should_stop_after_step(self) -> bool:
@@ -90,8 +91,9 @@ class Trial(Processes):
         if self.size == 1:
             return self.should_stop()
         # What comes from a device is read a step later, when nobody has to wait for it.
-        late = self.device.type == "cuda"
-        return self._heeded(len(self._flags) > late and self._flags[-1 - late].read())
+        flag = self._heard_before if self.device.type == "cuda" else self._heard
+        self._heard_before, self._heard = self._heard, None
+        return self._heeded(flag is not None and flag.read())
 
     def shown(self, name: str, step: int) -> bool:
         """Return whether the picture was shown before this process started."""

@@ -15,6 +15,7 @@ from detsd.checkpoints import CheckpointError, read_export
 from detsd.concepts import (
     EARLIER_FILE,
     Concept,
+    ConceptError,
     encode_concepts,
     read_concepts,
     write_concepts,
@@ -53,6 +54,23 @@ def test_words_of_all_kinds_of_files_are_found_together(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"no concept's")
     (tmp_path / "sub.safetensors").mkdir()
     assert words_in(tmp_path) == [*("<LOU>", "<UP.>", "<cat>", "<dog>", "<k.c>", "<old>", "<p.p>")]
+
+
+def test_what_a_trainer_keeps_beside_its_words_is_passed_over(tmp_path: Path, caplog) -> None:
+    state = {"state": {0: {"exp_avg": ROWS}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+    earlier, later = tmp_path / "earlier", tmp_path / "later"
+    for folder in (earlier, later):
+        folder.mkdir()
+        torch.save(state, folder / "optimizer_state_dict.pt")
+    (earlier / EARLIER_FILE).write_bytes(encode_concepts([concept("old")], "determined"))
+    assert words_in(earlier) == ["old"]
+    assert "optimizer_state_dict.pt: is left out, no word can be read from it" in caplog.text
+    save_file({"<cat>": ROWS}, later / "learned_embeds.safetensors")
+    torch.save({"state_dict": {"model.a.weight": ROWS}}, later / "x.vae.pt")
+    assert words_in(later) == ["<cat>"]
+    (later / "learned_embeds.safetensors").unlink()
+    with pytest.raises(ConceptError, match="optimizer_state_dict.pt: holds param_groups, state"):
+        read_concepts(later)
 
 
 def test_a_folder_of_cogs_is_one_to_all(tmp_path: Path) -> None:

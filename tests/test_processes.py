@@ -36,11 +36,12 @@ def test_who_wishes_to_stop_is_heard_with_the_gradients(tmp_path, stopping):
             trial.wishes_to_stop = lambda: rank == stopping
             heeded = []
             trial.heed = lambda: heeded.append(1)
-            sums = trial.total_of_step(torch.tensor([1.0, rank]))
-            stop = trial.should_stop_after_step()
-        assert sums.tolist() == [2.0, 1.0]
+            for _ in range(2):  # steps of two buckets of gradients
+                sums = [trial.total_of_step(torch.tensor([1.0, rank])) for _ in range(2)]
+                stop = trial.should_stop_after_step()
+        assert [total.tolist() for total in sums] == [[2.0, 1.0]] * 2
         assert stop == bool(heeded) == (stopping is not None)
-        assert len(exchanges) == 1
+        assert len(exchanges) == 4
 
     context = multiprocessing.get_context("fork")
     ranks = [context.Process(target=process, args=(rank,), daemon=True) for rank in range(2)]

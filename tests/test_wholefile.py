@@ -111,8 +111,9 @@ def test_a_malicious_ckpt_is_refused_and_not_executed(
 
 def test_what_trainers_note_beside_the_weights_is_passed_over(models, originals, tmp_path):
     notes = {
-        "arguments": argparse.Namespace(epochs=3, folder=Path("runs")),
+        "arguments": argparse.Namespace(epochs=3, folder=Path("a/b/c/d/e/f/g/h/i/j")),
         "seen": defaultdict(list, a=[1, 2]),
+        "last": {-1: 0.5},
         "kinds": [torch.float16, torch.Size([1, 2]), torch.device("cpu")],
     }
     torch.save({"state_dict": originals["sd1"], **notes}, tmp_path / "model.ckpt")
