@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import distributions
+from importlib.metadata import distribution, distributions
 from pathlib import Path
 
 import pytest
@@ -58,9 +58,8 @@ class Image:
         self._python = folder / "python"
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", self._python], check=True)
         (self.site,) = self._python.glob("lib/*/site-packages")
-        import pip
-
-        (self.site / "pip").symlink_to(Path(pip.__file__).parent)
+        # Found and not imported: setuptools minds that, where distutils was imported before.
+        (self.site / "pip").symlink_to(Path(str(distribution("pip").locate_file("pip"))))
 
     def has(self, name: str, version: str) -> None:
         """Put a package into the image."""
