@@ -15,6 +15,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks.models import SIZES
 from detsd.lora import UNET
 
 RANK = 8
@@ -32,40 +33,8 @@ class Family(NamedTuple):
 
 
 FAMILIES = {
-    "SD 1.x at 512": Family(
-        {
-            "sample_size": 64,
-            "block_out_channels": (320, 640, 1280, 1280),
-            "attention_head_dim": 8,
-            "cross_attention_dim": 768,
-        },
-        64,
-        768,
-        123_060_480,
-    ),
-    "SDXL at 1024": Family(
-        {
-            "sample_size": 128,
-            "block_out_channels": (320, 640, 1280),
-            "down_block_types": (
-                "DownBlock2D",
-                "CrossAttnDownBlock2D",
-                "CrossAttnDownBlock2D",
-            ),
-            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            "transformer_layers_per_block": [1, 2, 10],
-            "attention_head_dim": [5, 10, 20],
-            "cross_attention_dim": 2048,
-            "use_linear_projection": True,
-            "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 256,
-            "projection_class_embeddings_input_dim": 2816,
-        },
-        128,
-        2048,
-        817_720_320,
-        1280,
-    ),
+    "SD 1.x at 512": Family(SIZES["sd1"].unet, 64, 768, 123_060_480),
+    "SDXL at 1024": Family(SIZES["sdxl"].unet, 128, 2048, 817_720_320, 1280),
 }
 
 

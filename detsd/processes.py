@@ -57,8 +57,6 @@ class Processes:
 
     def total_and_flag(self, tensor: torch.Tensor, flag: bool) -> tuple[torch.Tensor, "Flag"]:
         """Return the tensor's sum, and whether the flag is set in any process: one exchange."""
-        if self.size == 1:
-            return tensor, Flag(torch.tensor([flag]))
         # Filled there: a number from here would be waited for.
         both = torch.cat([tensor, tensor.new_full((1,), float(flag))])
         distributed.all_reduce(both)

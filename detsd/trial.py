@@ -81,7 +81,7 @@ class Trial(Processes):
 
     def total_of_step(self, gradients: torch.Tensor) -> torch.Tensor:
         """Return the sum over the processes, and hear with it whether any is to stop."""
-        if self._heard is not None:  # with the step's first gradients
+        if self.size == 1 or self._heard is not None:  # with the step's first gradients
             return self.total(gradients)
         sums, self._heard = self.total_and_flag(gradients, self.wishes_to_stop())
         return sums
