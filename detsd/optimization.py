@@ -15,13 +15,23 @@ BUCKET = 16_000_000  # numbers in one all-reduce: each takes that much memory be
 def build_optimizer(config: TrainingConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """Return the optimizer that the config asks for; a group may have its own `learning_rate`."""
     kind = _kind(config.optimizer_name)
-    arguments = config.other_optimizer_kwargs
+    arguments = _in_one_kernel(kind, groups, config.other_optimizer_kwargs)
     try:
         if "betas" in arguments and len(arguments["betas"]) != 2:
             raise ValueError(f"betas: two numbers are wanted, found {arguments['betas']}")
         return kind(groups, lr=config.learning_rate, **arguments)
     except (TypeError, ValueError, IndexError, RuntimeError) as error:
         raise ConfigError([f"training.other_optimizer_kwargs: {error}"]) from None
+
+
+def _in_one_kernel(
+    kind: Any, groups: list[dict[str, Any]], arguments: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments and, where they leave it open, what makes a GPU step in one go."""
+    on_gpu = all(parameter.is_cuda for group in groups for _, parameter in group["params"])
+    if not on_gpu or kind not in OPTIMIZERS.values() or {"foreach", "fused"} & arguments.keys():
+        return arguments
+    return {"fused": True, **arguments}
 
 
 def _kind(name: str) -> Any:
@@ -119,7 +129,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, A
         saved = state.get(name)
         if saved is not None and _fits(saved, parameter):
             optimizer.state[parameter] = {
-                key: value.to(parameter.device) if _is_shaped(value) else value
+                key: value.to(parameter.device) if _goes_along(optimizer, value) else value
                 for key, value in saved.items()
             }
 
@@ -128,6 +138,12 @@ def _fits(saved: Mapping[str, Any], parameter: torch.Tensor) -> bool:
     # What is kept in 8 bits has tensors of other shapes beside it.
     large = [value for value in saved.values() if _is_shaped(value) and value.dim() > 1]
     return all(value.shape == parameter.shape for value in large)
+
+
+def _goes_along(optimizer: torch.optim.Optimizer, value: Any) -> bool:
+    """Return whether the value is kept where its parameter is; a count of steps mostly is not."""
+    counted_there = optimizer.defaults.get("fused") and isinstance(value, torch.Tensor)
+    return counted_there or _is_shaped(value)
 
 
 def _is_shaped(value: Any) -> bool:

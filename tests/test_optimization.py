@@ -24,6 +24,7 @@ KINDS = {
     "adam": ("adam", {}),
     "adam, amsgrad": ("adam", {"amsgrad": True, "betas": [0.5, 0.9]}),
     "adamw": ("adamw", {"weight_decay": 0.1}),
+    "adamw, one kernel": ("adamw", {"weight_decay": 0.1, "fused": True}),
     "sgd": ("sgd", {}),
     "sgd, momentum": ("sgd", {"momentum": 0.9, "nesterov": True}),
     "adamw8bit": ("adamw8bit", {"weight_decay": 0.1}),
@@ -170,7 +171,7 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
-    return torch.load(file, weights_only=True)
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def test_an_optimizer_that_is_not_installed_is_a_config_error(
@@ -193,6 +194,26 @@ def test_an_optimizer_goes_on_bit_for_bit(name: str) -> None:
     run(stopped, first, range(3))
     resumed = copy.deepcopy(dict(reversed(stopped.items())))  # found by name, not by place
     second = optimizer_of(resumed, **keys)
+    load_optimizer_state(second, through_a_file(optimizer_state(first)))
+    run(resumed, second, range(3, 6))
+    assert all(torch.equal(resumed[key], straight[key]) for key in straight)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["adam", "adamw", "sgd"])
+def test_a_gpu_steps_in_one_go_and_goes_on_bit_for_bit(kind: str) -> None:
+    def there(named: Parameters) -> Parameters:
+        return {name: torch.nn.Parameter(value.detach().cuda()) for name, value in named.items()}
+
+    straight = there(parameters())
+    whole = optimizer_of(straight, optimizer_name=kind)
+    assert all(group["fused"] for group in whole.param_groups)
+    run(straight, whole, range(6))
+
+    resumed = there(parameters())
+    first = optimizer_of(resumed, optimizer_name=kind)
+    run(resumed, first, range(3))
+    second = optimizer_of(resumed, optimizer_name=kind)
     load_optimizer_state(second, through_a_file(optimizer_state(first)))
     run(resumed, second, range(3, 6))
     assert all(torch.equal(resumed[key], straight[key]) for key in straight)
