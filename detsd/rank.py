@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from detsd import console
+from detsd.hiding import UNNEEDED, hidden
 
 
 def main() -> None:
@@ -30,7 +31,8 @@ def work(*, entry: list[str], folder: str, **rest: Any) -> None:
 
     console.hush_loading()
     module, function = entry
-    run = getattr(import_module(module), function)
+    with hidden(*UNNEEDED):
+        run = getattr(import_module(module), function)
     with open_folder_trial(Path(folder), **rest) as trial:
         run(trial)
 

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "detsd"
 LEVELS = (
-    {"reason", "kohya", "pickled", "carriers", "names", "words"},
+    {"reason", "kohya", "pickled", "carriers", "names", "words", "hiding"},
     {"pickles", "layouts", "schedulers"},
     {"torchfile", "config"},
     {"tensorfile"},
