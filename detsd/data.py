@@ -119,7 +119,7 @@ def cache_latents(
         prepared = list(_variants(examples[index].image, index, config, size))
         # One at a time: what a picture becomes must not depend on its neighbours.
         encoded = [encode(variant.pixels[None]) for variant in prepared]
-        mean, std = (torch.cat(part).cpu() for part in zip(*encoded, strict=True))
+        mean, std = (torch.cat(part).cpu().contiguous() for part in zip(*encoded, strict=True))
         return Latents(mean, std, torch.tensor([variant.origin for variant in prepared]))
 
     rows = list(deal(encode_example, range(len(examples))))
