@@ -99,7 +99,7 @@ def list_pictures(folder: Path) -> list[Path]:
 
 def _is_readable(path: Path) -> bool:
     try:
-        images.read_image(path)
+        images.read_image(path, roughly=True)
     except images.ImageError as error:
         log.warning("%s: skipped", error)
         return False

@@ -47,13 +47,19 @@ class Prepared(NamedTuple):
     origin: tuple[int, int, int, int]  # height and width of the original, top and left of the crop
 
 
-def read_image(path: Path) -> Image.Image:
-    """Return the picture upright, in RGB, its transparent parts white."""
+def read_image(path: Path, *, roughly: bool = False) -> Image.Image:
+    """Return the picture upright, in RGB, its transparent parts white.
+
+    `roughly`, a JPEG comes in an eighth of its size, which takes a quarter of the time; what is
+    wrong with it is found all the same.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
             with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
+                if roughly:
+                    image.draft(None, (1, 1))
                 image.load()
                 return _to_rgb(ImageOps.exif_transpose(image))
     # Decoders meet broken files with errors of every kind; each means that this one is no use.
