@@ -61,10 +61,10 @@ class _Tally:
         self._store = store
         self._deal = deal
 
-    def deal(self, work: Callable[[int], Any], items: Sequence[int]) -> Iterable[Any]:
+    def deal(self, work: Callable[[Any], Any], items: Sequence[Any]) -> Iterable[Any]:
         """Deal the work, and count what became of it wherever it was done."""
 
-        def counted(item: int) -> tuple[Any, int, int]:
+        def counted(item: Any) -> tuple[Any, int, int]:
             found, made = self._store.found, self._store.made
             return work(item), self._store.found - found, self._store.made - made
 
