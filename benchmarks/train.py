@@ -131,7 +131,12 @@ def own_command(given: Any, folder: Path, different: Mapping[str, Any]) -> list[
         "inference": {"generate_training_images": False},
         **different,
     }
-    hparams["concepts"] = {"img_dirs": "det_logos", "img_size": given.pixels, **hparams["concepts"]}
+    hparams["concepts"] = {
+        "img_dirs": "det_logos",
+        "img_size": given.pixels,
+        "latents_dir": "off",  # each run starts as the first
+        **hparams["concepts"],
+    }
     experiment = {
         "name": "benchmark",
         "entrypoint": "python3 -m determined.launch.torch_distributed python3 -m detsd.finetune",

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import torch
 
 from detsd import images, prompts
+from detsd.ahead import Ahead
 from detsd.config import ConceptsConfig, ConfigError, Folder
 
 log = logging.getLogger(__name__)
 
-Deal = Callable[[Callable[[int], Any], Sequence[int]], Iterable[Any]]  # as the built-in map
+Deal = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]  # as the built-in map
 Encode = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  # pixels → mean, std
 CROP_SEED = 0
 
@@ -82,7 +83,12 @@ def _read_folder(folder: Folder, config: ConceptsConfig) -> list[Example]:
 
 def usable_pictures(folder: Path) -> list[Path]:
     """Return the pictures that can be read, sorted; warn of those that cannot."""
-    return [path for path in list_pictures(folder) if _is_readable(path)]
+    listed = list_pictures(folder)
+    with images.strictly():
+        problems = list(Ahead(_why_not, listed))
+    for problem in filter(None, problems):
+        log.warning("%s: skipped", problem)
+    return [path for path, problem in zip(listed, problems, strict=True) if problem is None]
 
 
 def list_pictures(folder: Path) -> list[Path]:
@@ -97,13 +103,12 @@ def list_pictures(folder: Path) -> list[Path]:
     return pictures
 
 
-def _is_readable(path: Path) -> bool:
+def _why_not(path: Path) -> images.ImageError | None:
     try:
-        images.read_image(path)
+        images.decode_image(path, roughly=True)
     except images.ImageError as error:
-        log.warning("%s: skipped", error)
-        return False
-    return True
+        return error
+    return None
 
 
 def cache_latents(
@@ -115,21 +120,24 @@ def cache_latents(
 ) -> Latents:
     """Encode every variant of the examples once; `deal` is a map that may share out its work."""
 
-    def encode_example(index: int) -> Latents:
-        prepared = list(_variants(examples[index].image, index, config, size))
+    def prepare(index: int) -> list[images.Prepared]:
+        return list(_variants(examples[index].image, index, config, size))
+
+    def encode_example(prepared: Sequence[images.Prepared]) -> Latents:
         # One at a time: what a picture becomes must not depend on its neighbours.
         encoded = [encode(variant.pixels[None]) for variant in prepared]
-        mean, std = (torch.cat(part).cpu() for part in zip(*encoded, strict=True))
+        mean, std = (torch.cat(part).cpu().contiguous() for part in zip(*encoded, strict=True))
         return Latents(mean, std, torch.tensor([variant.origin for variant in prepared]))
 
-    rows = list(deal(encode_example, range(len(examples))))
+    with images.strictly():
+        rows = list(deal(encode_example, Ahead(prepare, range(len(examples)))))
     return Latents(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
 
 def _variants(
     path: Path, index: int, config: ConceptsConfig, size: int
 ) -> Iterator[images.Prepared]:
-    image = images.read_image(path)
+    image = images.decode_image(path)
     view = images.middle(image) if config.center_crop else images.whole(image)
     views = [view]
     if config.crop_scale:

@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 from detsd.adapters import Adapter
 from detsd.concepts import Concept
 
@@ -28,6 +30,17 @@ def of_adapter(adapter: Adapter) -> str:
         for factor in (down, up, magnitude):
             if factor is not None:
                 digest.update(factor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def of_weights(weights: Mapping[str, torch.Tensor]) -> str:
+    """Return a digest of every number, how it is kept and what it belongs to."""
+    digest = hashlib.sha256()  # which processors have an instruction for
+    for name in sorted(weights):
+        weight = weights[name].detach().cpu()
+        digest.update(f"{name} {weight.shape} {weight.stride()} {weight.dtype}".encode())
+        # As bytes: numpy has no bfloat16.
+        digest.update(weight.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,15 +49,33 @@ class Prepared(NamedTuple):
     origin: tuple[int, int, int, int]  # height and width of the original, top and left of the crop
 
 
+@contextmanager
+def strictly() -> Iterator[None]:
+    """Take bombs for errors, and say nothing of what Pillow only warns of; in all threads."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+        yield
+
+
 def read_image(path: Path) -> Image.Image:
     """Return the picture upright, in RGB, its transparent parts white."""
+    with strictly():
+        return decode_image(path)
+
+
+def decode_image(path: Path, *, roughly: bool = False) -> Image.Image:
+    """Do what `read_image` does, within `strictly`, in any thread.
+
+    `roughly`, a JPEG comes in an eighth of its size, which takes a quarter of the time; what is
+    wrong with it is found all the same.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-            with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+        with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
+            if roughly:
+                image.draft(None, (1, 1))
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
     # Decoders meet broken files with errors of every kind; each means that this one is no use.
     except Exception as error:
         raise ImageError(f"{path}: {_reason(path, error)}") from error

@@ -11,7 +11,8 @@ from detsd import fingerprint
 from detsd.batches import ClassSamples
 from detsd.classimages import digest, made_pictures, own_pictures
 from detsd.config import FinetuneConfig
-from detsd.data import Example, Latents, cache_latents
+from detsd.data import Example, Latents
+from detsd.encoding import encode_examples
 from detsd.model import StableDiffusion
 from detsd.trial import Trial, TrialError
 
@@ -33,6 +34,7 @@ def class_samples(
         return None
     if prior.kind == "distill":
         return ClassSamples(prior.class_prompt, prior.weight, None, "")
+    # All of each picture, once: there are enough of them.
     whole = config.concepts.model_copy(update={"crop_scale": None, "flip_p": 0.0})
     follows = trial.ask(lambda: _follows(config, model, size))
     count = prior.num_class_images if prior.class_dir is None else None
@@ -45,14 +47,8 @@ def class_samples(
         else:
             paths = made_pictures(prior, model, size, trial, {**follows, **computed})
         examples = [Example(path, (prior.prompt_of(place),)) for place, path in enumerate(paths)]
-
-        def encode() -> Latents:
-            with model.vae_awake():
-                # All of each picture, once: there are enough of them.
-                return cache_latents(examples, model.encode_images, whole, size)
-
         # By the chief alone: the others may be on machines where the pictures are not.
-        latents = trial.ask(encode)
+        latents = trial.ask(lambda: encode_examples(model, examples, whole, size))
     on_device = Latents(*(column.to(model.device) for column in latents))
     captions = tuple(prior.prompt_of(place) for place in range(len(on_device.mean)))
     return ClassSamples(captions, prior.weight, on_device, name)

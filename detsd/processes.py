@@ -14,6 +14,7 @@ import torch
 from torch import distributed
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 # A chief that uploads a checkpoint over a slow line keeps the others waiting that long at most.
 PATIENCE = timedelta(hours=1)
 
@@ -90,7 +91,7 @@ class Processes:
         distributed.gather_object(mine, hands)
         return hands or []
 
-    def deal(self, work: Callable[[int], T], items: Sequence[int]) -> list[T]:
+    def deal(self, work: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
         """Map `work` over the items, each done by one process; every process gets all results."""
         mine = [work(item) for item in items[self.rank :: self.size]]
         if self.size == 1:

@@ -14,8 +14,9 @@ from detsd.compiling import chosen, compile_modules
 from detsd.concepts import Concept
 from detsd.config import ConfigError, FinetuneConfig, TrainingConfig, hub_token
 from detsd.critic import Critic, open_critic
-from detsd.data import Example, cache_latents
+from detsd.data import Example
 from detsd.earlystop import Stopper, early_stop
+from detsd.encoding import encode_examples
 from detsd.methods import Method, attach
 from detsd.model import StableDiffusion
 from detsd.optimization import build_optimizer
@@ -175,8 +176,7 @@ def _batches(
     batch_size: int,
     prior: ClassSamples | None,
 ) -> Batches:
-    with model.vae_awake():
-        latents = cache_latents(examples, model.encode_images, config.concepts, size, trial.deal)
+    latents = encode_examples(model, examples, config.concepts, size, trial.deal)
     return Batches(
         examples,
         type(latents)(*(column.to(trial.device) for column in latents)),

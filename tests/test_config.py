@@ -153,6 +153,14 @@ def test_every_problem_is_in_the_one_error(read: Read) -> None:
     assert all(any(p.startswith(key) for p in caught.value.problems) for key in [*keys, "extra: "])
 
 
+def test_latents_are_kept_at_home_in_a_folder_or_nowhere(read: Read) -> None:
+    for written, found in ((None, None), ("kept", Path("kept")), (False, "off"), ("off", "off")):
+        assert read({"latents_dir": written}).concepts.latents_dir == found
+    for written in ("", True, 3, ["kept"]):
+        with pytest.raises(ConfigError, match="concepts.latents_dir: a folder, off or null"):
+            read({"latents_dir": written})
+
+
 def test_a_config_cannot_be_changed(read: Read) -> None:
     with pytest.raises(ValidationError, match="frozen"):
         read().training.num_sgd_steps = 7

@@ -28,6 +28,23 @@ def test_an_adapter_is_known_by_its_layers_and_not_by_its_file(load, tmp_path):
         assert digest != fingerprint.of_adapter(made)
 
 
+def test_weights_are_known_by_every_number_and_how_it_is_kept():
+    plain = {"a": torch.zeros(2, 3, 4, 4), "b": torch.ones(3)}
+    digest = fingerprint.of_weights(plain)
+    assert digest == fingerprint.of_weights(dict(reversed(plain.items())))
+    nudged = plain["a"].clone()
+    nudged[1, 2, 3, 3] = 1e-9
+    others = [
+        {**plain, "a": nudged},
+        {**plain, "a": plain["a"].to(memory_format=torch.channels_last)},
+        {**plain, "a": plain["a"].flatten()},
+        {**plain, "b": plain["b"].to(torch.bfloat16)},
+        {"a": plain["a"], "c": plain["b"]},
+        {"a": plain["a"]},
+    ]
+    assert len({digest, *map(fingerprint.of_weights, others)}) == 1 + len(others)
+
+
 def test_a_model_is_known_by_its_files_wherever_they_lie(load, tmp_path):
     model = load("sd1")
     model.pipeline().save_pretrained(tmp_path / "one")

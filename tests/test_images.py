@@ -12,7 +12,18 @@ import pytest
 import torch
 from PIL import Image
 
-from detsd.images import FORMATS, ImageError, View, middle, part, prepare, read_image, whole
+from detsd.images import (
+    FORMATS,
+    ImageError,
+    View,
+    decode_image,
+    middle,
+    part,
+    prepare,
+    read_image,
+    strictly,
+    whole,
+)
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 NOISE = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
@@ -152,6 +163,44 @@ def test_what_is_no_picture_is_refused_by_name(tmp_path: Path, content: bytes, s
     with pytest.raises(ImageError, match=said) as caught:
         read_image(path)
     assert str(caught.value).startswith(f"{path}: ")
+
+
+JPEGS: tuple[dict[str, Any], ...] = (
+    {},
+    {"progressive": True},
+    {"subsampling": 0, "restart_marker_rows": 1},
+)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("way", JPEGS, ids=str)
+def test_a_rough_look_finds_wrong_what_a_whole_one_does(
+    tmp_path: Path, mode: str, way: dict[str, Any]
+) -> None:
+    path, drawn = tmp_path / "a.jpg", random.Random(7)
+    Image.fromarray(NOISE).resize((160, 120)).convert(mode).save(path, **way)
+    content = path.read_bytes()
+    assert decode_image(path, roughly=True).size == (20, 15)
+    wrong = []
+    for number in range(40):
+        damaged = bytearray(content)
+        if number % 2:
+            del damaged[drawn.randrange(len(content)) :]
+        else:
+            for _ in range(drawn.choice((1, 3, 30))):
+                damaged[drawn.randrange(len(content))] = drawn.randrange(256)
+        path.write_bytes(damaged)
+        problems = []
+        for roughly in (False, True):
+            try:
+                with strictly():
+                    decode_image(path, roughly=roughly)
+                problems.append("")
+            except ImageError as error:
+                problems.append(str(error))
+        assert problems[0] == problems[1]
+        wrong.append(bool(problems[0]))
+    assert 10 < sum(wrong) < 40
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff", "gif", "bmp"])

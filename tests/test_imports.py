@@ -7,7 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "detsd"
 LEVELS = (
-    {"reason", "kohya", "pickled", "carriers", "names", "words", "hiding"},
+    {"reason", "kohya", "pickled", "carriers", "names", "words"}
+    | {"hiding", "arithmetic", "ahead"},
     {"pickles", "layouts", "schedulers"},
     {"torchfile", "config"},
     {"tensorfile"},
@@ -33,9 +34,9 @@ LEVELS = (
     | {"clustertrial", "leaderboard", "page", "sweep", "sheets", "fetch", "captioner"}
     | {"adapters"},
     {"data", "attachment", "checkpoints", "fingerprint", "rank", "plan", "gather", "norms"},
-    {"model", "mixing", "png", "vocabulary", "learnt", "wholefile"},
+    {"latentstore"} | {"model", "mixing", "png", "vocabulary", "learnt", "wholefile"},
     {"singlefile"},
-    {"batches", "caption", "denoise", "pretrained", "rarity", "convert", "listing"},
+    {"encoding"} | {"batches", "caption", "denoise", "pretrained", "rarity", "convert", "listing"},
     {"sampler", "safety", "part"},
     {"lora", "vectors", "weights", "samples", "generate", "classimages"} | {"starts"},
     {"methods", "materials", "widgets", "prior"},

@@ -72,6 +72,14 @@ def a_folder(path: Path) -> Path:
     return path
 
 
+def _kept_where(value: Any) -> Any:
+    if value is False:  # a YAML's off
+        return "off"
+    if value is not None and not (isinstance(value, (str, Path)) and str(value)):
+        raise ValueError(f"a folder, off or null is wanted, found {value!r}")
+    return value
+
+
 def _a_template(template: str) -> str:
     rest = template.replace("{}", "", 1)
     if rest == template or "{" in rest or "}" in rest:
@@ -132,6 +140,9 @@ class ConceptsConfig(Section):
     """Random crops with sides of this share of the picture's, resized: [0.8, 1.0]."""
     crop_variants: Count = 8
     """How many random crops a picture are made, and kept, when `crop_scale` is set."""
+    latents_dir: Annotated[Path | Literal["off"] | None, BeforeValidator(_kept_where)] = None
+    """Where what pictures are encoded to is kept for other runs; in the home folder's .cache when
+    absent. `off`: nowhere; pictures can be drawn again from it."""
     append_file_name_to_text: bool = False
     """Append the picture's file name, as words, to the prompt."""
     file_name_split_char: Annotated[str, Field(min_length=1)] = "_"
