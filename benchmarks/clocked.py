@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,8 +36,24 @@ class Cost(NamedTuple):
         )
 
 
+class Watched(NamedTuple):
+    """A command that has ended well."""
+
+    steps: list[float]  # seconds from the command to the end of each
+    seconds: float
+    process_mb: float
+    device_gb: float
+
+
 def run(command: Sequence[str], variables: Mapping[str, str] | None = None) -> Cost:
     """Run it, every optimizer step of it noted; leave with its last words if it fails."""
+    seen = watch(command, variables)
+    times = seen.steps
+    return Cost(times[0], *_middle(times), seen.seconds, seen.process_mb, seen.device_gb)
+
+
+def watch(command: Sequence[str], variables: Mapping[str, str] | None = None) -> Watched:
+    """Run it to its end; leave with its last words if it fails."""
     with tempfile.NamedTemporaryFile("r") as notes:
         paths = [str(STANDINS / "clock"), os.environ.get("PYTHONPATH", "")]
         environment = {
@@ -55,14 +71,12 @@ def run(command: Sequence[str], variables: Mapping[str, str] | None = None) -> C
         seconds = time.monotonic() - begun
         if status:
             sys.exit(f"{' '.join(command)} failed:\n{output.decode()[-3000:]}")
-        steps = [tuple(map(float, line.split())) for line in notes]
-    times = [at - begun for at, _ in steps]
-    return Cost(
-        times[0],
-        *_middle(times),
+        noted = [line.split() for line in notes]
+    return Watched(
+        [float(at) - begun for what, at, _ in noted if what == "step"],
         seconds,
         used.ru_maxrss / 1024,
-        max(used for _, used in steps) / 1e9,
+        max((int(taken) for *_, taken in noted), default=0) / 1e9,
     )
 
 
@@ -73,7 +87,7 @@ def _middle(times: Sequence[float]) -> tuple[float, float, float]:
     return middle, quickly, slowly
 
 
-RATIOS = {
+RATIOS: dict[str, Callable[[Any, Any], float | None]] = {
     "samples/s, ours over theirs": lambda ours, theirs: theirs.step / ours.step,
     "first step, theirs over ours": lambda ours, theirs: theirs.first_step / ours.first_step,
     "whole run, theirs over ours": lambda ours, theirs: theirs.seconds / ours.seconds,
@@ -84,9 +98,19 @@ RATIOS = {
 }
 
 
-def ratios(ours: Sequence[Cost], theirs: Sequence[Cost]) -> dict[str, list[Any]]:
-    """Return the ratios of each pair."""
-    return {
+def ratios(
+    ours: Sequence[Any],
+    theirs: Sequence[Any],
+    wanted: Mapping[str, Callable[[Any, Any], float | None]] = RATIOS,
+) -> dict[str, list[float | None]]:
+    """Return and print the ratios of each pair, and the median of each that all pairs have."""
+    found = {
         name: [ratio(*pair) for pair in zip(ours, theirs, strict=True)]
-        for name, ratio in RATIOS.items()
+        for name, ratio in wanted.items()
     }
+    for what, each in found.items():
+        there = [one for one in each if one is not None]
+        if len(there) == len(each):
+            shown = ", ".join(f"{one:.2f}" for one in there)
+            print(f"{what}: {statistics.median(there):.2f} × ({shown})")
+    return found

@@ -14,13 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from PIL import Image
 
 from benchmarks import clocked, models
 from benchmarks.clocked import Cost
-from benchmarks.flops import flops_of_sample, peak_of_device
+from benchmarks.flops import flops_of_sample, use_of_device
 
 CLASS_PICTURES = 16
 PROMPTS = ("a photo of a det-logo", "a photo of a logo")
@@ -85,31 +84,14 @@ def compare(given: Any, scratch: Path) -> dict[str, Any]:
     figures["costs"] = {name: [cost._asdict() for cost in costs] for name, costs in found.items()}
     if given.peer:
         figures["ratios"] = clocked.ratios(found["ours"], found["diffusers"])
-        for what, each in figures["ratios"].items():
-            if None not in each:
-                shown = ", ".join(f"{ratio:.2f}" for ratio in each)
-                print(f"{what}: {statistics.median(each):.2f} × ({shown})")
     return figures
 
 
 def device_of(given: Any, costs: list[Cost], samples: int) -> dict[str, Any]:
     """Return and print what of the device's arithmetic was used."""
     work = flops_of_sample(given.model, given.pixels, given.method)
-    rate = work * samples / statistics.median(cost.step for cost in costs)
-    what, peak = peak_of_device(given.precision)
-    print(
-        f"ours: {work / 1e12:.3g} TFLOP a sample, {rate / 1e12:.3g} TFLOP/s: {rate / peak:.0%} of "
-        f"{peak / 1e12:.3g} ({what})"
-    )
-    return {
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "threads": torch.get_num_threads(),
-        "tflop_a_sample": work / 1e12,
-        "tflops": rate / 1e12,
-        "peak_tflops": peak / 1e12,
-        "peak": what,
-    }
+    rate = samples / statistics.median(cost.step for cost in costs)
+    return use_of_device(work, rate, given.precision, "a sample")
 
 
 def own_command(given: Any, folder: Path, different: Mapping[str, Any]) -> list[str]:

@@ -35,6 +35,7 @@ def finetune(trial: Trial) -> None:
         where = "inference.other_inference_scheduler_kwargs"
         settings = sample_settings(config.inference)
         check_scheduler(settings, where, config.training.forward_process)
+        log.info("samples are drawn by %s in %d steps", settings.scheduler, settings.steps)
     for prompt in names_no_concept(config.inference.prompts, config.concepts.concept_strs):
         log.info("the inference prompt %r names no concept: drawn for comparison", prompt)
     examples = read_examples(config.concepts)

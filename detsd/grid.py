@@ -1,6 +1,7 @@
 """The entry point of generation: the images of a grid, each made once and kept at once."""
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -64,14 +65,14 @@ def make(
     mine = blocks[trial.rank :: trial.size]
     drawn = studio.draw([job for block in mine for job in block])
     rounds = -(-len(blocks) // trial.size)
-    with ThreadPoolExecutor(1) as encoder:
+    with ThreadPoolExecutor(encoders(trial.size)) as pool:
         encoding: list[tuple[Record, Future[bytes]]] = []
         for number in range(rounds):
             count = len(mine[number]) if number < len(mine) else 0
             made = list(islice(drawn, count))
             # The last round's files were written while this one's images were drawn.
             keeper.keep(_finished(encoding))
-            encoding = [(record, encoder.submit(encode, image, record)) for record, image in made]
+            encoding = [(record, pool.submit(encode, image, record)) for record, image in made]
             if number + 1 == rounds:
                 break  # the last checkpoint is the one with what all images score
             stopping = trial.should_stop()
@@ -83,6 +84,11 @@ def make(
                 return False
         keeper.keep(_finished(encoding))
     return True
+
+
+def encoders(processes: int) -> int:
+    """Return how many threads encode: the process's share of the CPUs. Zlib holds no lock."""
+    return max(1, (os.cpu_count() or 1) // processes)
 
 
 def _finished(encoding: Sequence[tuple[Record, Future[bytes]]]) -> Drawn:

@@ -86,6 +86,25 @@ def test_extra_arguments_are_merged_over_the_defaults(read: Read, line: str) -> 
     assert read(inference=section).inference.scheduler_kwargs == wanted
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{inference_scheduler_name: auto} => [dpm++-2m-karras, 20, {use_karras_sigmas: true}]",
+        "{inference_scheduler_name: auto, num_inference_steps: null} => "
+        "[dpm++-2m-karras, 20, {use_karras_sigmas: true}]",
+        "{inference_scheduler_name: auto, num_inference_steps: 30, "
+        "other_inference_scheduler_kwargs: {solver_order: 3}} => "
+        "[dpm++-2m-karras, 30, {use_karras_sigmas: true, solver_order: 3}]",
+        "{num_inference_steps: null} => [pndm, 50, {skip_prk_steps: true}]",
+    ],
+)
+def test_auto_is_a_solver_and_its_steps_where_none_are_said(read: Read, line: str) -> None:
+    given, wanted = (yaml.safe_load(half) for half in line.split(" => "))
+    found = read(inference=given).inference
+    settings = [found.inference_scheduler_name, found.num_inference_steps, found.scheduler_kwargs]
+    assert settings == wanted
+
+
 # What the YAML says => what the error does. Two lines fail:
 BROKEN = """
 training: {lerning_rate: 1} => training.lerning_rate: unknown; did you mean learning_rate?

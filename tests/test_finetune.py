@@ -76,6 +76,30 @@ def test_metrics_and_samples_of_a_resumed_run_are_those_of_a_straight_one(tmp_pa
     assert len(pictures[0]) == 4
 
 
+def test_samples_by_auto_are_those_of_its_solver_in_twenty_steps(tmp_path, hparams, caplog):
+    caplog.set_level("INFO")
+    sampled = changed(
+        hparams,
+        training__num_sgd_steps=1,
+        inference__generate_training_images=True,
+        inference__inference_prompts=["a det-logo"],
+    )
+    named = {"inference__inference_scheduler_name": "dpm++-2m-karras"}
+    ways = {
+        "auto": {"inference__inference_scheduler_name": "auto"},
+        "named": {**named, "inference__num_inference_steps": 20},
+        "fewer": {**named, "inference__num_inference_steps": 19},
+    }
+    drawn = {}
+    for name, way in ways.items():
+        folder = run(tmp_path / name, changed(sampled, **way))
+        if name == "auto":
+            assert "samples are drawn by dpm++-2m-karras in 20 steps" in caplog.text
+        drawn[name] = [path.read_bytes() for path in sorted(folder.rglob("*.png"))]
+        assert len(drawn[name]) == 2  # before the first step, and after the last
+    assert drawn["auto"] == drawn["named"] != drawn["fewer"]
+
+
 def test_samples_cut_off_by_a_crash_are_drawn_after_it(tmp_path, hparams):
     sampled = changed(
         hparams,

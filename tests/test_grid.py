@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import threading
 import time
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from detsd import grid as grids
 from detsd.concepts import ConceptError
 from detsd.config import ModelConfig
 from detsd.gather import gather
@@ -139,6 +141,31 @@ def test_a_stopped_grid_saves_what_it_has(grid, tmp_path, caplog):
     assert len(list((newest / "images").iterdir())) == 32 - count
     homes = {one["kept_in"] for one in read_records(folder / "images.jsonl")}
     assert homes == {saved.name, newest.name}
+
+
+def test_images_are_encoded_by_several_threads_at_once(grid, tmp_path, monkeypatch):
+    hparams = grid["hyperparameters"] | {"batch_size": 4}
+    wanted = images(run(tmp_path / "alone", hparams, generate_grid))
+    together = threading.Barrier(2, timeout=60)
+    encode = grids.encode
+
+    def encode_with_another(image, record):
+        together.wait()  # breaks, and fails the run, where nobody else comes
+        return encode(image, record)
+
+    monkeypatch.setattr(grids, "encode", encode_with_another)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    made = images(run(tmp_path / "together", hparams, generate_grid))
+    assert made.keys() == wanted.keys()
+    assert all(np.array_equal(made[key], wanted[key]) for key in made)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "processes", "wanted"), [(16, 1, 16), (16, 8, 2), (2, 8, 1), (None, 2, 1)]
+)
+def test_processes_share_the_cpus_that_encode(cpus, processes, wanted, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: cpus)
+    assert grids.encoders(processes) == wanted
 
 
 def test_checkpoints_are_compared_under_one_name(grid, tmp_path, checkpoint):

@@ -1,6 +1,8 @@
-"""Notes when each step of an optimizer ends, in whatever script runs: put on PYTHONPATH, with a
-file's name in BENCHMARK_CLOCK. Python imports this by itself."""
+"""Notes when each step of an optimizer ends, and what a process has taken of the device, whatever
+script runs: put on PYTHONPATH, with a file's name in BENCHMARK_CLOCK, Python imports it by itself.
+"""
 
+import atexit
 import os
 import sys
 import time
@@ -28,21 +30,28 @@ def _note_steps(loader: Loader) -> None:
 
     def exec_module(module: Any) -> None:
         load(module)
-        module.register_optimizer_step_post_hook(_note)
+        module.register_optimizer_step_post_hook(_note_step)
 
     loader.exec_module = exec_module  # type: ignore[method-assign]
 
 
-def _note(optimizer: Any, *_: Any) -> None:
+def _note_step(*_: Any) -> None:
     import torch
 
     if torch.cuda.is_available():
         # The step of another stream may not be over yet; what is asked is when it is.
         torch.cuda.synchronize()
-    used = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    _note("step")
+
+
+def _note(what: str) -> None:
+    # Not imported for this: a process that has no use for torch has taken nothing.
+    torch = sys.modules.get("torch")
+    used = torch.cuda.max_memory_allocated() if torch and torch.cuda.is_initialized() else 0
     with open(os.environ["BENCHMARK_CLOCK"], "a") as file:  # noqa: PTH123, before all else
-        file.write(f"{time.monotonic()} {used}\n")
+        file.write(f"{what} {time.monotonic()} {used}\n")
 
 
 if os.environ.get("BENCHMARK_CLOCK"):
     sys.meta_path.insert(0, _Finder())
+    atexit.register(_note, "end")

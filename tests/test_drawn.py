@@ -1,0 +1,18 @@
+"""What the benchmark of generation makes of the times of files."""
+
+import pytest
+
+from benchmarks.drawn import lots
+
+
+def test_files_that_come_one_by_one_are_a_lot_each():
+    assert lots([10, 11, 12, 13.25, 14]) == pytest.approx([1, 1, 0.8])
+
+
+def test_batches_between_the_first_and_the_last_are_counted():
+    at = [20.0] * 16 + [30.0, 30.1] * 16 + [40.0, 40.1] * 16 + [50.1] * 48
+    assert lots(sorted(at)) == pytest.approx([32 / 10.1, 32 / 10])
+
+
+def test_two_batches_are_too_few_to_tell_a_rate():
+    assert lots([20.0] * 16 + [30.0] * 32) == lots([20.0]) == []
