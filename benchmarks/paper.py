@@ -209,7 +209,7 @@ def of_training(files: Sequence[Path]) -> dict[str, tuple[float, str]]:
 def of_images(file: Path) -> dict[str, tuple[float, str]]:
     """Return what an image costs."""
     figures = json.loads(file.read_text())
-    rate = statistics.median(cost["images_a_second"] for cost in figures["costs"]["ours"])
+    rate = statistics.median(cost["rate"] for cost in figures["costs"]["ours"])
     return {"image": (1 / rate, f"measured, {figures['device']}")}
 
 

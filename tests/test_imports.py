@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "detsd"
 LEVELS = (
-    {"reason", "kohya", "pickled", "carriers", "names", "words", "hiding"},
+    {"reason", "kohya", "pickled", "carriers", "names", "words", "hiding", "sending"},
     {"pickles", "layouts", "schedulers"},
     {"torchfile", "config"},
     {"tensorfile"},

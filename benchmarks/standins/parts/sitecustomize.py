@@ -1,8 +1,8 @@
 """What each step of ours spends its time on. This file knows where a step's parts begin and end.
 
 Put on PYTHONPATH; a line a step goes to the file in BENCHMARK_PARTS: the process, when the step
-ended, and the seconds of each part since the step before. On a GPU each part is waited for, and does
-not overlap with the next as it would: there the shares count, and not the samples a second.
+ended, and the seconds of each part since the step before. On a GPU each part is waited for, and
+does not overlap with the next as it would: there shares count, and not the samples a second.
 """
 
 import functools
