@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -114,4 +115,4 @@ def _read(figures: Path) -> Any:
 
 
 def _said(job: Job) -> str:
-    return " ".join(map(str, job.command))
+    return " ".join("python" if word == sys.executable else word for word in job.command)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 WHEELS = Path("wheels")
 BESIDE = ("pytest",)  # what the bundle's own requirements do not name
+UNPINNED = ("setuptools>=77",)  # what is in no list of versions, and may be too old over there
 # Those that come with a machine's torch, or are as large as it and for no benchmark.
 OF_TORCH = re.compile(r"^(torch|triton|nvidia[-_].*|cuda[-_].*)$")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64")
@@ -64,6 +65,7 @@ def fetch(names: Sequence[str], python: str) -> None:
     of = ["--only-binary=:all:", "--python-version", python, "--implementation", "cp"]
     of += [word for platform in PLATFORMS for word in ("--platform", platform)]
     wanted = _exactly({name: known[name] for name in names or known})
+    wanted += [] if names else UNPINNED
     into = ("download", "--no-deps", "--dest", str(WHEELS), *of)
     # One that has no such wheel is no reason to have none of the others.
     failed = [one for one in wanted if _pip(*into, one)] if _pip(*into, *wanted) else []
