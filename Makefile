@@ -6,6 +6,11 @@
 # make chaos    trouble for trials on a stand-in cluster: MINUTES=30, SEED=any
 # make logos    draw the demo's pictures again; make world: a sheet of what its model knows
 # make install  only set up: .venv/ with the tested versions
+# make gpu      on a machine with a GPU and torch: the tests that need one, and the benchmarks, into
+#               OUT=runs/gpu within MINUTES=10; beside diffusers' scripts with DIFFUSERS=checkout
+# make gpu-pretrain   there train the demo's model, as long
+# make wheels   for such a machine without a network: what it may lack, into wheels/, which goes
+#               along; WHEELS='diffusers peft' some of it, WHEELS_FOR=3.12 for that Python
 
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -17,7 +22,11 @@ OTHERS := $(if $(PICTURES),--set 'concepts.img_dirs="$(PICTURES)"') \
 	$(if $(FOUND),--set "concepts.initializer_strs=\"$$words\"")
 RUN ?= runs/demo-$(shell printf '%s' '$(PICTURES) $(WORDS)' | cksum | cut -d' ' -f1)
 
-.PHONY: install demo test check chaos logos world
+GPU_PYTHON ?= python3
+OUT ?= runs/gpu
+ON_GPU = $(GPU_PYTHON) -m benchmarks.gpu --minutes $(or $(MINUTES),10) --out '$(OUT)'
+
+.PHONY: install demo test check chaos logos world gpu gpu-pretrain wheels
 
 install: $(INSTALLED)
 
@@ -44,6 +53,15 @@ check: install
 
 chaos: install
 	$(BIN)/python -m tests.cluster.chaos --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED))
+
+gpu:
+	@$(ON_GPU) $(if $(DIFFUSERS),--peer '$(DIFFUSERS)')
+
+gpu-pretrain:
+	@$(ON_GPU) --pretrain
+
+wheels:
+	$(PYTHON) -m benchmarks.lacking --fetch $(WHEELS) $(if $(WHEELS_FOR),--python $(WHEELS_FOR))
 
 logos: install
 	$(BIN)/python -m demo.draw_logos

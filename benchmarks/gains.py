@@ -7,6 +7,7 @@ of them; a step of every way in turn, several times over.
 """
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--size", choices=models.NAMES, default="demo", help="of the model")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=8, help="of each way")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="to write the figures to, too")
     given = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as scratch:
@@ -79,6 +81,9 @@ def main() -> None:
             f"{statistics.median(ratios):.2f} × as fast as plain "
             f"({min(ratios):.2f} to {max(ratios):.2f})"
         )
+    if given.json:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(json.dumps({"seconds": seconds}, indent=1) + "\n")
 
 
 def _timed(step: Callable[[], None], device: torch.device) -> float:

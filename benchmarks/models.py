@@ -1,5 +1,9 @@
-"""Models as large as real ones, with random weights: how fast one is does not depend on them."""
+"""Models as large as real ones, with random weights: how fast one is does not depend on them.
 
+Where BENCHMARK_MODELS names a folder, they are kept there for the next benchmark.
+"""
+
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +23,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 VOCABULARY = 49_408  # CLIP's
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 DEMO = Path("demo/model")
+WRITTEN = ".written"  # last of all: a model without it was cut off
 
 
 class Size(NamedTuple):
@@ -124,11 +129,13 @@ def folder_of(name: str, scratch: Path) -> Path:
     """Return a model's folder: the demo's, or one that is written now."""
     if name == "demo":
         return DEMO.absolute()
-    folder = scratch / name
-    torch.manual_seed(0)
-    pipeline = _pipeline(SIZES[name])
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.save_pretrained(folder)
+    folder = Path(os.environ.get("BENCHMARK_MODELS", scratch)) / name
+    if not (folder / WRITTEN).exists():
+        torch.manual_seed(0)
+        pipeline = _pipeline(SIZES[name])
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.save_pretrained(folder)
+        (folder / WRITTEN).touch()
     return folder
 
 

@@ -10,6 +10,8 @@ machine begins with the weights that lie in --out.
 
 import argparse
 import json
+import math
+import os
 import platform
 import time
 from dataclasses import replace
@@ -44,6 +46,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=BESIDE / "model", help="the model's folder")
     parser.add_argument("--work", type=Path, help="what a stopped run goes on from")
     parser.add_argument("--steps", type=int, help="of each part, with those done before")
+    parser.add_argument("--minutes", type=float, help="for all of it; then it can go on later")
     parser.add_argument("--batch", type=int, help="pictures a step; raise it on a GPU")
     parser.add_argument("--pictures", type=int, default=80_000, help="drawn of the world")
     parser.add_argument("--side", type=int, default=64, help="of a picture, in pixels")
@@ -59,22 +62,29 @@ def read_arguments() -> argparse.Namespace:
 def main() -> None:
     """Train what the command line asks for, and write the model."""
     arguments = read_arguments()
+    until = time.monotonic() + 60 * (arguments.minutes or math.inf)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     out = arguments.out.resolve()
     digest = sha256(str(out).encode()).hexdigest()[:8]
     work = arguments.work or Path("runs/pretrain") / f"{out.name}-{digest}"
     shop = parts.Shop(
-        pictures=pictures(work.parent / "pool", arguments.pictures, arguments.side),
+        pictures=pictures(
+            work.parent / "pool", arguments.pictures, arguments.side, os.cpu_count() or 1
+        ),
         tokenizer=load_tokenizer(out, work),
         device=torch.device(arguments.device),
         seed=arguments.seed,
         work=work,
         out=out,
     )
-    for part in arguments.parts or PLANS:
+    left = list(arguments.parts or PLANS)
+    while left:
+        share = PLANS[left[0]].steps / sum(PLANS[part].steps for part in left)
+        part, now = left.pop(0), time.monotonic()
         changes = {"steps": arguments.steps, "batch": arguments.batch}
         plan = replace(PLANS[part], **{key: value for key, value in changes.items() if value})
+        plan = replace(plan, until=now + share * (until - now))
         if hours := train_part(part, shop, plan):
             note(part, plan, hours, shop)
     if (out / "unet").exists():
@@ -127,7 +137,7 @@ def note(part: str, plan: Plan, hours: float, shop: parts.Shop) -> None:
     line = {
         "part": part,
         "script": "python -m demo.pretrain",
-        "steps": plan.steps,
+        "steps": torch.load(shop.work / f"{part}.pt", mmap=True, weights_only=True)["step"],
         "batch": plan.batch,
         "pictures": len(shop.pictures),
         "side": shop.pictures.shape[1],

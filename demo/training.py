@@ -1,6 +1,7 @@
 """A loop that trains one part of the model, and goes on after a stop where it was."""
 
 import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class Plan:
     warmup: int = 300
     trained: bool = False  # whether it begins with trained weights, whose average is worth keeping
     save_every: int = 500
+    until: float = math.inf  # by time.monotonic: after that it leaves, as if it were stopped
 
     def rate(self, step: int) -> float:
         """The learning rate of that step: it rises, stays, and falls in the last quarter."""
@@ -118,10 +120,13 @@ def train(
             value = loss.item()
             seen[name] = seen.get(name, value) * 0.99 + value * 0.01
         bar.set_postfix({name: f"{value:.4f}" for name, value in seen.items()}, refresh=False)
-        if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps:
+        late = time.monotonic() > plan.until
+        if (step + 1) % plan.save_every == 0 or step + 1 == plan.steps or late:
             hours = before + (time.monotonic() - begun) / 3600
             _save(averaged, step + 1, hours, state_file)
             keep(averaged.halves())
+        if late:
+            break
     return hours
 
 

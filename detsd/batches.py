@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from detsd.data import Example, Latents, stream
+from detsd.sending import send
 
 VALIDATION_SAMPLES = 16
 # The same whatever the run's seed, so that two runs of a config can be compared.
@@ -24,6 +25,7 @@ class Batch(NamedTuple):
     origins: torch.Tensor  # (samples, 4): see images.Prepared
     weights: torch.Tensor  # (samples,): of each in the mean over the effective batch
     of_class: torch.Tensor  # (samples,): whether it is there for the prior's sake
+    class_rows: tuple[int, ...]  # those which are, told without asking the device
     share: float  # of this batch in the effective one
     slot: int  # its first sample's
 
@@ -199,7 +201,7 @@ class Batches:
     def _normal(self, like: torch.Tensor, slot: int, purpose: str) -> torch.Tensor:
         # Drawn on the CPU: the same numbers on every device.
         generator = stream(self._seed, slot, purpose)
-        return torch.randn(like.shape, generator=generator).to(like.device, non_blocking=True)
+        return send(torch.randn(like.shape, generator=generator), like.device)
 
     def _collate(self, samples: list[Sample], slot: int) -> Batch:
         latents, noise, timesteps, captions, origins, weights, of_class = zip(*samples, strict=True)
@@ -207,11 +209,12 @@ class Batches:
         return Batch(
             torch.stack(latents),
             torch.stack(noise),
-            torch.tensor(timesteps, device=device),
+            send(timesteps, device),
             captions,
             torch.stack(origins),
-            torch.tensor(weights, device=device),
-            torch.tensor(of_class, device=device),
+            send(weights, device),
+            send(of_class, device),
+            tuple(row for row, there in enumerate(of_class) if there),
             of_class.count(False) / self.batch_size,
             slot,
         )

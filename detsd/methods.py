@@ -16,6 +16,7 @@ from detsd.lora import LearntAdapter
 from detsd.loss import denoising_errors
 from detsd.model import StableDiffusion
 from detsd.part import Distance, Part
+from detsd.sending import send
 from detsd.text import Conditioning, KeptPrompts
 from detsd.vectors import Vectors
 from detsd.weights import LearntWeights
@@ -127,10 +128,10 @@ class Method:
         self, model: StableDiffusion, batch: Batch, noisy: torch.Tensor, wanted: torch.Tensor
     ) -> torch.Tensor:
         """Put what the model predicted for the class, before anything was learnt, in its place."""
-        rows = batch.of_class.nonzero().flatten()
-        if not self._distills or not len(rows):
+        if not self._distills or not batch.class_rows:
             return wanted
-        captions = [batch.captions[row] for row in rows.tolist()]
+        rows = send(batch.class_rows, wanted.device)
+        captions = [batch.captions[row] for row in batch.class_rows]
         with ExitStack() as stack:
             for part in self._parts:
                 stack.enter_context(part.unlearnt())

@@ -13,6 +13,7 @@ from detsd import attachment
 from detsd.adapters import Adapter
 from detsd.concepts import Concept
 from detsd.loss import Schedule
+from detsd.sending import send
 from detsd.text import Conditioning, PromptEncoder, TextEncoder
 
 
@@ -123,7 +124,7 @@ class StableDiffusion:
         """Return the encoded prompts, empty ones as what guidance leads away from."""
         if all(prompts) or not self.zeroes_empty_prompt:
             return encoded
-        told = torch.tensor([bool(prompt) for prompt in prompts], device=self.device)
+        told = send([bool(prompt) for prompt in prompts], self.device)
         pooled = encoded.pooled
         return Conditioning(
             encoded.states * told[:, None, None], None if pooled is None else pooled * told[:, None]
@@ -140,7 +141,7 @@ class StableDiffusion:
         added = None
         if conditioning.pooled is not None:
             side = [edge * self.vae_factor for edge in noisy.shape[-2:]]
-            sizes = torch.tensor(side, device=origins.device).expand(len(origins), 2)
+            sizes = send(side, origins.device).expand(len(origins), 2)
             time_ids = torch.cat([origins, sizes], dim=1).to(self.unet.dtype)
             added = {"text_embeds": conditioning.pooled.to(self.unet.dtype), "time_ids": time_ids}
         return self.unet(

@@ -1,5 +1,6 @@
 """Labelled sheets of a grid's cells for TensorBoard, which keeps ten images a tag: one a cell."""
 
+import logging
 import re
 from collections.abc import Sequence
 
@@ -9,17 +10,26 @@ from detsd.gallery import sheet
 from detsd.imagestore import ImageStore, Record
 from detsd.trial import Trial
 
+log = logging.getLogger(__name__)
+
 MOST = 16  # images on a sheet
+# A sheet of images of 512 pixels takes the chief two seconds, while all other processes wait.
+MOST_CELLS = 100
 COLUMNS = 4
 
 
 def show_sheets(trial: Trial, store: ImageStore, step: int) -> None:
-    """Show the cells that have grown since the last checkpoint."""
+    """Show the cells that have grown since the last checkpoint, of a large grid the first ones."""
     cells: dict[int, list[Record]] = {}
     for record in store.records:
-        if store.path(record).is_file():  # another attempt's may lie in a checkpoint only
+        # Another attempt's may lie in a checkpoint only.
+        if record["cell"] < MOST_CELLS and store.path(record).is_file():
             cells.setdefault(record["cell"], []).append(record)
-    for new in {record["cell"]: record for record in store.unsaved}.values():
+    grown = {record["cell"]: record for record in store.unsaved}
+    shown_cells = [record for cell, record in grown.items() if cell < MOST_CELLS]
+    if left := len(grown) - len(shown_cells):
+        log.info("TensorBoard shows the first %d cells; %d more are on the page", MOST_CELLS, left)
+    for new in shown_cells:
         # An earlier grid in this folder may have had other cells.
         alike = [one for one in cells[new["cell"]] if _title(one) == _title(new)]
         shown = sorted(alike, key=lambda record: record["seed"])[:MOST]

@@ -10,6 +10,7 @@ from torch import nn
 
 from detsd import tokens
 from detsd.concepts import Concept, ConceptError
+from detsd.sending import send
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class PromptEncoder:
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Encode the prompts, each distinct one once."""
         distinct = list(dict.fromkeys(prompts))
-        rows = torch.tensor([distinct.index(prompt) for prompt in prompts], device=self.device)
+        rows = send([distinct.index(prompt) for prompt in prompts], self.device)
         return self.encode_ids(self.tokenize(distinct)).at(rows)
 
     def tokenize(self, prompts: Sequence[str]) -> list[torch.Tensor]:
@@ -101,7 +102,7 @@ class PromptEncoder:
             if prompt not in self._ids:
                 self._ids[prompt] = self._tokenize(prompt)
         columns = zip(*(self._ids[prompt] for prompt in prompts), strict=True)
-        return [torch.cat(column).to(self.device) for column in columns]
+        return [send(torch.cat(column), self.device) for column in columns]
 
     def encode_ids(self, ids: Sequence[torch.Tensor]) -> Conditioning:
         """Return what the encoders make of `ids`, a tensor of them for each."""

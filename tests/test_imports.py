@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "detsd"
 LEVELS = (
     {"reason", "kohya", "pickled", "carriers", "names", "words"}
-    | {"hiding", "arithmetic", "ahead"},
+    | {"hiding", "arithmetic", "ahead", "sending"},
     {"pickles", "layouts", "schedulers"},
     {"torchfile", "config"},
     {"tensorfile"},

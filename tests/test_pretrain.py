@@ -76,6 +76,16 @@ def test_training_goes_on_where_it_was(tmp_path):
         assert torch.equal(state[name][0]["weight"], again[name][0]["weight"])
 
 
+def test_without_time_it_keeps_what_it_has_and_goes_on_from_there(tmp_path):
+    plan = {"decay": 0.5}
+    straight, state = train_a_line(tmp_path / "straight", 8, **plan)
+    for done in range(1, 9):
+        kept, again = train_a_line(tmp_path / "late", 8, until=0.0, **plan)
+        assert again["step"] == done
+    assert torch.equal(kept["weight"], straight["weight"])
+    assert torch.equal(again["weights"][0]["weight"], state["weights"][0]["weight"])
+
+
 def interrupted(folder, plan):
     torch.manual_seed(0)
     line = nn.Linear(4, 4)

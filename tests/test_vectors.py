@@ -27,7 +27,8 @@ def batch(*captions, of_class=()):
     count = len(captions)
     told = torch.tensor([caption in of_class for caption in captions])
     weights, nothing = torch.full((count,), 0.25), torch.zeros(count)
-    return Batch(nothing, nothing, nothing, captions, nothing, weights, told, 0.5, 0)
+    rows = tuple(told.nonzero().flatten().tolist())
+    return Batch(nothing, nothing, nothing, captions, nothing, weights, told, rows, 0.5, 0)
 
 
 @torch.no_grad()
