@@ -36,7 +36,7 @@ LEVELS = (
     {"model", "mixing", "png", "vocabulary", "learnt", "wholefile"},
     {"singlefile"},
     {"batches", "caption", "denoise", "pretrained", "rarity", "convert", "listing"},
-    {"sampler", "safety", "part"},
+    {"sampler", "safety", "part", "kept"},
     {"lora", "vectors", "weights", "samples", "generate", "classimages"} | {"starts"},
     {"methods", "materials", "widgets", "prior"},
     {"resume", "critic", "earlystop", "jobs"},
