@@ -132,9 +132,8 @@ def open_processes(rendezvous: str = "env://") -> Iterator[Processes]:
 
 def _forget_peak(device: torch.device) -> None:
     """Measure the memory anew: the peak of an earlier trial in this process is none of this one."""
-    if device.type == "cuda":
+    if torch.cuda.is_initialized():  # or there is no peak yet
         torch.cuda.reset_peak_memory_stats(device)
-        return
     with suppress(OSError):  # Linux alone has it; elsewhere it is the largest of all trials so far
         Path("/proc/self/clear_refs").write_text("5")
 

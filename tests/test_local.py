@@ -228,7 +228,8 @@ def test_a_search_goes_on_in_new_processes_after_one_that_was_killed(cli, experi
     path = f"{log.parent}{os.pathsep}{ROOT}"
     output = cli(str(cli.write(experiment)), "--out", "search", PYTHONPATH=path)
     assert log.read_text().split() == ["starts", "loads", "killed", "starts", "loads"]
-    states = [",failed," in row for row in (cli.folder / "search/results.csv").open()]
+    table = (cli.folder / "search/results.csv").read_text()
+    states = [",failed," in row for row in table.splitlines()]
     assert sorted(states) == [False, False, False, True], output
 
 
