@@ -35,6 +35,9 @@ def compile_modules(modules: Mapping[str, nn.Module], what: str) -> None:
     settings = torch._dynamo.config
     limit = "recompile_limit" if hasattr(settings, "recompile_limit") else "cache_size_limit"
     setattr(settings, limit, SHAPES)  # its name until torch 2.7
+    # Shapes of an earlier trial in this process would count, too, and have others compiled for any
+    # shape, with other last bits. The cache has what is the same.
+    torch._dynamo.reset()
     parts = [part for module in modules.values() for part in _parts(module, what)]
     for part in parts:
         part.compile()

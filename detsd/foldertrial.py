@@ -35,10 +35,12 @@ class FolderTrial(Trial):
         checkpoints: Storage,
         trial_id: str,
         warm_start: str | None,
+        is_last: bool,
     ):
         super().__init__(
             processes, hparams, slots, max_length(searcher), folder / "samples", folder
         )
+        self.is_last = is_last
         self._folder = folder
         self._trial_id = trial_id
         self._checkpoints = checkpoints
@@ -46,7 +48,7 @@ class FolderTrial(Trial):
         self._bar: tqdm[Any] | None = None
         self._scalars: list[tuple[str, float, int]] = []  # that TensorBoard has not seen yet
         self._stopping = False
-        signal.signal(signal.SIGTERM, self._stop)
+        self._before = signal.signal(signal.SIGTERM, self._stop)
 
     @contextmanager
     def restore(self) -> Iterator[Checkpoint | None]:
@@ -98,11 +100,12 @@ class FolderTrial(Trial):
         return self._folder / "tensorboard"
 
     def close(self) -> None:
-        """Close the bar and the writer."""
+        """Close the bar and the writer; a signal is nothing to it any more."""
         if self._bar is not None:
             self._bar.close()
         self._write_scalars()
         super().close()
+        signal.signal(signal.SIGTERM, self._before)
 
     def _save(self, step: int, write: Write, metadata: dict[str, Any]) -> str:
         with self._checkpoints.scratch() as part:
@@ -156,6 +159,7 @@ def open_folder_trial(
     place: Mapping[str, Any],
     warm_start: str | None,
     rendezvous: str,
+    is_last: bool = True,
 ) -> Iterator[Trial]:
     """Join the trial in this folder."""
     with open_processes(rendezvous) as processes:
@@ -168,6 +172,7 @@ def open_folder_trial(
             checkpoints=open_checkpoints(place, folder),
             trial_id=identify(folder),
             warm_start=warm_start,
+            is_last=is_last,
         )
         try:
             yield trial

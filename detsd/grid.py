@@ -45,7 +45,7 @@ def generate_grid(trial: Trial) -> None:
     if missing:
         if config.scorer_name_or_path is not None:
             keeper.say_what_has_no_scores()
-        studio = open_studio(config, stock, trial.device)
+        studio = open_studio(config, stock, trial.device, keep=not trial.is_last)
         if trial.is_chief:
             studio.tokenize(missing)
         if not make(trial, studio, missing, config, keeper):

@@ -1,4 +1,4 @@
-"""The processes of one trial on this machine: started together, stopped together."""
+"""The processes of a run on this machine: started together, given trials, stopped together."""
 
 import fcntl
 import json
@@ -8,8 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -26,50 +26,76 @@ class LockError(RuntimeError):
 
 
 class Launcher:
-    """Starts processes, passes a request to stop on to them, and leaves none behind."""
+    """Starts processes, passes a request to stop on to them, and leaves none behind.
 
-    def __init__(self, lock: IO[str]):
+    Those that end a trial well wait for the next one, and need not be started for it.
+    """
+
+    def __init__(self, lock: IO[str], count: int, variables: Mapping[str, str]):
         self.stopping = False
         self._lock = lock
+        self._count = count
+        self._variables = variables
         self._processes: list[subprocess.Popen[str]] = []
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
 
-    def run(self, task: Mapping[str, Any], count: int, variables: Mapping[str, str]) -> int:
-        """Run `count` processes on the task; return 0, or the exit code of one that failed."""
+    def run(self, task: Mapping[str, Any], *, is_last: bool) -> int:
+        """Have the processes do the task; return 0, or the exit code of one that failed."""
+        waiting = False
         with tempfile.TemporaryDirectory() as folder:
-            task = {**task, "rendezvous": f"file://{folder}/rendezvous"}
+            rendezvous = f"file://{folder}/rendezvous"
+            line = json.dumps({**task, "rendezvous": rendezvous, "is_last": is_last})
             try:
-                for rank in range(count):
-                    if self.stopping:
-                        return 0
-                    self._processes.append(self._start(task, rank, count, variables))
-                if self.stopping:  # asked for between the start of a process and its listing
-                    self._terminate()
-                return self._wait()
+                if self.stopping or not self._hand_out(line):
+                    return 0
+                code = self._wait([Path(folder) / f"done-{rank}" for rank in range(self._count)])
+                waiting = not (code or is_last or self.stopping)
+                return code
             finally:
-                self._kill()
+                if not waiting:
+                    self.close()
 
-    def _start(
-        self, task: Mapping[str, Any], rank: int, count: int, variables: Mapping[str, str]
-    ) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
+    def close(self) -> None:
+        """End the processes that are left."""
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.wait()
+        self._processes = []
+
+    def _hand_out(self, line: str) -> bool:
+        """Give every process the line; return whether nobody asked to stop meanwhile."""
+        if any(process.poll() is not None for process in self._processes):
+            self.close()  # one has died as it waited
+        for rank in range(self._count):
+            if self.stopping:
+                return False
+            if rank == len(self._processes):
+                self._processes.append(self._start(rank))
+            pipe = self._processes[rank].stdin
+            assert pipe is not None
+            # It stays open: its end is how a process learns that the launcher is gone.
+            with suppress(BrokenPipeError):  # the exit code says more
+                pipe.write(f"{line}\n")
+                pipe.flush()
+        if self.stopping:  # asked for between the start of a process and its listing
+            self._terminate()
+        return True
+
+    def _start(self, rank: int) -> subprocess.Popen[str]:
+        return subprocess.Popen(
             [sys.executable, "-m", "detsd.rank"],
             stdin=subprocess.PIPE,
             text=True,
-            env=environment(os.environ, variables, rank, count),
+            env=environment(os.environ, self._variables, rank, self._count),
             process_group=0,  # a terminal's Ctrl-C comes here alone
             pass_fds=[self._lock.fileno()],  # the folder is taken until the last one has gone
         )
-        assert process.stdin is not None
-        # The pipe stays open: its end is how a process learns that the launcher is gone.
-        process.stdin.write(json.dumps(task) + "\n")
-        process.stdin.flush()
-        return process
 
-    def _wait(self) -> int:
+    def _wait(self, reports: Sequence[Path]) -> int:
         failed_at = None
-        while None in (codes := [process.poll() for process in self._processes]):
+        while None in (codes := [*map(_code, self._processes, reports)]):
             if any(codes):
                 failed_at = failed_at or time.monotonic()
                 if time.monotonic() > failed_at + GRACE:
@@ -93,12 +119,10 @@ class Launcher:
         for process in self._processes:
             process.terminate()
 
-    def _kill(self) -> None:
-        for process in self._processes:
-            process.kill()
-        for process in self._processes:
-            process.wait()
-        self._processes = []
+
+def _code(process: subprocess.Popen[str], report: Path) -> int | None:
+    """Return what the process has come to, once it has ended the task or itself."""
+    return 0 if report.exists() else process.poll()
 
 
 def environment(

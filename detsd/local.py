@@ -1,6 +1,7 @@
 """An experiment YAML without a cluster: its points one after another, each a trial in a folder."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ def run_file(
     warm_start = find_checkpoint(warm_start) if warm_start else None
     count = processes or default_processes(plan.experiment.resources.slots_per_trial)
     failed: list[Path] = []
-    with locked(plan.folder) as lock:
-        launcher = Launcher(lock)
+    variables = plan.experiment.variables
+    with locked(plan.folder) as lock, closing(Launcher(lock, count, variables)) as launcher:
         for number, (point, folder) in enumerate(zip(plan.points, plan.folders, strict=True), 1):
             if plan.is_compared:
                 print(f"trial {number} of {len(plan.points)}: {folder.name}", flush=True)
@@ -44,7 +45,7 @@ def run_file(
             # This also gives the folder its identity, before several processes ask for it.
             open_checkpoints(plan.experiment.checkpoint_storage.place, folder).check()
             task = _task(plan, point, folder, warm_start)
-            code = launcher.run(task, count, plan.experiment.variables)
+            code = launcher.run(task, is_last=number == len(plan.points))
             if launcher.stopping or (code and not plan.is_random):
                 return code
             if code:

@@ -5,8 +5,9 @@ import resource
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import psutil
@@ -110,6 +111,7 @@ def open_processes(rendezvous: str = "env://") -> Iterator[Processes]:
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
+    _forget_peak(device)
     on_several_machines = size > int(os.environ.get("LOCAL_WORLD_SIZE", size))
     # Gloo would take the host's name for its address: on Debian that is the loopback's.
     if on_several_machines and (interface := _interface_to(os.environ["MASTER_ADDR"])):
@@ -127,6 +129,14 @@ def open_processes(rendezvous: str = "env://") -> Iterator[Processes]:
     finally:
         if size > 1:
             distributed.destroy_process_group()
+
+
+def _forget_peak(device: torch.device) -> None:
+    """Measure the memory anew: the peak of an earlier trial in this process is none of this one."""
+    if torch.cuda.is_initialized():  # or there is no peak yet
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):  # Linux alone has it; elsewhere it is the largest of all trials so far
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _interface_to(machine: str) -> str | None:

@@ -1,5 +1,6 @@
 """One process of a run without a cluster: it does what its launcher says, and dies with it."""
 
+import gc
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import sys
 import threading
 from importlib import import_module
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from detsd import console
@@ -14,15 +16,21 @@ from detsd.hiding import UNNEEDED, hidden
 
 
 def main() -> None:
-    """Read the task from the launcher's pipe, and work on it for as long as the pipe is open."""
+    """Do one task of the launcher's after another until the last; one that fails is the last."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the launcher's to act on
-    task = json.loads(sys.stdin.readline())
-    threading.Thread(target=_die_with_launcher, daemon=True).start()
+    tasks: SimpleQueue[dict[str, Any]] = SimpleQueue()
+    threading.Thread(target=_listen, args=[tasks], daemon=True).start()
     rank = int(os.environ["RANK"])
     console.speak(rank)
-    said = Path(task["rendezvous"].removeprefix("file://")).with_name("said")
-    with console.errors_in_a_line(said):
-        work(**task)
+    while True:
+        task = tasks.get()
+        place = Path(task["rendezvous"].removeprefix("file://"))
+        with console.errors_in_a_line(place.with_name("said")):
+            work(**task)
+        if task["is_last"]:
+            return
+        gc.collect()  # before the next one's model is there: two may be more than fits
+        place.with_name(f"done-{rank}").touch()
 
 
 def work(*, entry: list[str], folder: str, **rest: Any) -> None:
@@ -37,9 +45,10 @@ def work(*, entry: list[str], folder: str, **rest: Any) -> None:
         run(trial)
 
 
-def _die_with_launcher() -> None:
+def _listen(tasks: SimpleQueue[dict[str, Any]]) -> None:
+    for line in sys.stdin:
+        tasks.put(json.loads(line))
     # The other end closes with the launcher, however that ends; on any system.
-    sys.stdin.read()
     os._exit(1)
 
 

@@ -17,10 +17,10 @@ from detsd.critic import Critic, open_critic
 from detsd.data import Example
 from detsd.earlystop import Stopper, early_stop
 from detsd.encoding import encode_examples
+from detsd.kept import open_model
 from detsd.methods import Method, attach
 from detsd.model import StableDiffusion
 from detsd.optimization import build_optimizer
-from detsd.pretrained import load_model
 from detsd.prior import class_samples
 from detsd.rarity import warn_of_common_words
 from detsd.resume import read_state
@@ -67,9 +67,11 @@ def prepare(
     training = config.training
     batch_size = effective_batch(training, trial)
     precision = _precision(training, trial.device)
-    model = load_model(
+    model = open_model(
         config.model,
         trial.device,
+        # Weights that learn are no other trial's.
+        keep=not (trial.is_last or config.method.learns_weights),
         # Weights that learn are in full precision, whatever they compute in.
         precision="fp32" if config.method.learns_weights else precision,
         forward_process=training.forward_process,

@@ -13,9 +13,9 @@ from detsd.checkpoints import distinct, name_of
 from detsd.config import GridConfig, ModelConfig, hub_token
 from detsd.imagestore import Record
 from detsd.jobs import Job, configs_of, scheduler_arguments
+from detsd.kept import open_model
 from detsd.materials import Stock
 from detsd.model import StableDiffusion
-from detsd.pretrained import load_model
 from detsd.rating import Rater, read_pictures
 from detsd.request import Request, Settings
 from detsd.safety import SafetyChecker, load_safety_checker
@@ -36,12 +36,18 @@ class Studio:
     """Draws jobs and rates what comes of them, if there is a scorer."""
 
     def __init__(
-        self, config: GridConfig, stock: Stock, device: torch.device, scorer: Scorer | None
+        self,
+        config: GridConfig,
+        stock: Stock,
+        device: torch.device,
+        scorer: Scorer | None,
+        keep: bool,
     ):
         self._config = config
         self._stock = stock
         self._device = device
         self._scorer = scorer
+        self._keep = keep  # the last model, for another trial
         self._easels: dict[str, Easel] = {}  # the last one, by its model
 
     def tokenize(self, jobs: Sequence[Job]) -> None:
@@ -74,7 +80,7 @@ class Studio:
             self._easels.clear()
             gc.collect()
             self._easels[name] = _set_up(
-                self._config, self._stock, name, self._device, self._scorer
+                self._config, self._stock, name, self._device, self._scorer, self._keep
             )
         return self._easels[name]
 
@@ -136,24 +142,32 @@ class Studio:
         }
 
 
-def open_studio(config: GridConfig, stock: Stock, device: torch.device) -> Studio:
+def open_studio(
+    config: GridConfig, stock: Stock, device: torch.device, *, keep: bool = False
+) -> Studio:
     """Load the scorer, if one is named; a model is loaded when its first image is drawn."""
     name = config.scorer_name_or_path
     scorer = load_scorer(name, None, device, hub_token(os.environ)) if name else None
-    return Studio(config, stock, device, scorer)
+    return Studio(config, stock, device, scorer, keep)
 
 
 def _set_up(
-    config: GridConfig, stock: Stock, name: str, device: torch.device, scorer: Scorer | None
+    config: GridConfig,
+    stock: Stock,
+    name: str,
+    device: torch.device,
+    scorer: Scorer | None,
+    keep: bool,
 ) -> Easel:
     token, pipeline = hub_token(os.environ), config.pipeline
     materials = [some for some in stock.values() if some.model == name]
-    model = load_model(
+    model = open_model(
         ModelConfig(
             pretrained_model_name_or_path=name,
             config_name_or_path=configs_of(config, materials[0]),
         ),
         device,
+        keep=keep,
         precision="fp16" if pipeline.use_fp16 and device.type == "cuda" else "fp32",
         forward_process=pipeline.forward_process,
         token=token,

@@ -33,6 +33,7 @@ class Checkpoint(NamedTuple):
 class Trial(Processes):
     """What the loop knows of the place it runs in; every process calls, the chief acts."""
 
+    is_last = True  # of this process: no other trial follows in it
     folder_stays = True  # when the trial is over
     checkpoints_stay = True  # when the experiment is over: all of them, and not the last alone
 

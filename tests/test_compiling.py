@@ -2,12 +2,14 @@
 
 import json
 import os
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from detsd import compiling
 from detsd.compiling import CACHE_VARIABLE, chosen, compile_modules
@@ -87,3 +89,16 @@ def test_blocks_are_compiled_where_they_are_and_the_cache_is_kept(load, monkeypa
     assert compiled == set(compiling.BLOCKS)
     assert list(model.unet.state_dict()) == names
     assert os.environ[CACHE_VARIABLE] == str(tmp_path / ".cache/detsd/compiled")
+
+
+def test_what_an_earlier_trial_has_compiled_is_forgotten(load, monkeypatch):
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
+    counters, calls = torch._dynamo.utils.counters["stats"], []
+    for count in (1, 2, 1):
+        text = load("sd1").text
+        compile_modules({"text_encoder": text.encoders[0].module}, "blocks")
+        before = counters["calls_captured"]
+        text.encode(["a photo", "a painting"][:count])
+        calls.append(counters["calls_captured"] - before)
+    assert calls[0] > 0
+    assert len(set(calls)) == 1

@@ -37,7 +37,7 @@ LEVELS = (
     {"latentstore"} | {"model", "mixing", "png", "vocabulary", "learnt", "wholefile"},
     {"singlefile"},
     {"encoding"} | {"batches", "caption", "denoise", "pretrained", "rarity", "convert", "listing"},
-    {"sampler", "safety", "part"},
+    {"sampler", "safety", "part", "kept"},
     {"lora", "vectors", "weights", "samples", "generate", "classimages"} | {"starts"},
     {"methods", "materials", "widgets", "prior"},
     {"resume", "critic", "earlystop", "jobs"},

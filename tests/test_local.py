@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from detsd import local
 from detsd.launcher import environment
 from detsd.local import hide_secrets, run_file
 from tests.conftest import ROOT, read_lines
-from tests.trials import changed, exports, last, rows, run
+from tests.trials import changed, exports, last, rows, run, run_together
 
 RICH = {
     "concepts__flip_p": 0.5,
@@ -193,6 +194,65 @@ def test_a_grid_runs_every_point_and_keeps_what_the_rules_say(cli, experiment):
     assert len(list((cli.folder / "grid").glob("learning_rate=*/checkpoints/step-000006"))) == 3
 
 
+def test_trials_share_processes_and_a_model_and_end_as_each_would_alone(cli, experiment):
+    hparams = experiment["hyperparameters"]
+    kinds = ["lora", "textual_inversion"]
+    experiment["searcher"] = {"name": "grid", "metric": "loss"}
+    searched = {**hparams, "method": {"kind": {"type": "categorical", "vals": kinds}}}
+    file = str(cli.write({**experiment, "hyperparameters": searched}))
+    log = noted(cli.folder)
+    cli(file, "--out", "grid", "--processes", "2", PYTHONPATH=f"{log.parent}{os.pathsep}{ROOT}")
+    assert sorted(log.read_text().split()) == ["loads", "loads", "starts", "starts"]
+    for kind in kinds:
+        (folder,) = (cli.folder / "grid").glob(f"kind={kind}*")
+        alone = run_together(cli.folder / kind, {**hparams, "method": {"kind": kind}})
+        assert exports(folder) == exports(alone)
+    assert not ranks_of(cli.folder / "grid")
+
+
+def test_a_search_goes_on_in_new_processes_after_one_that_was_killed(cli, experiment):
+    search(experiment, max_trials=3)
+    experiment["hyperparameters"]["training"]["num_sgd_steps"] = 2
+    log = noted(
+        cli.folder,
+        "import detsd.data as data, signal\n"
+        "read, left = data.read_examples, [1]\n"
+        "def killed_the_second_time(config):\n"
+        "    if not left and 'killed' not in log.read_text():\n"
+        "        note('killed')\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    left.clear()\n"
+        "    return read(config)\n"
+        "data.read_examples = killed_the_second_time\n",
+    )
+    path = f"{log.parent}{os.pathsep}{ROOT}"
+    output = cli(str(cli.write(experiment)), "--out", "search", PYTHONPATH=path)
+    assert log.read_text().split() == ["starts", "loads", "killed", "starts", "loads"]
+    table = (cli.folder / "search/results.csv").read_text()
+    states = [",failed," in row for row in table.splitlines()]
+    assert sorted(states) == [False, False, False, True], output
+
+
+def noted(folder: Path, more: str = "") -> Path:
+    """Return a log beside a sitecustomize by which ranks note that they start and load a model."""
+    place = folder / "noted"
+    place.mkdir()
+    (place / "sitecustomize.py").write_text(
+        "import os, pathlib\n"
+        "if 'RANK' in os.environ:\n"
+        f"    log = pathlib.Path({str(place / 'log')!r})\n"
+        "    def note(what):\n"
+        "        with log.open('a') as file:\n"
+        "            file.write(what + '\\n')\n"
+        "    note('starts')\n"
+        "    import detsd.pretrained as pretrained\n"
+        "    load = pretrained.load_model\n"
+        "    pretrained.load_model = lambda *a, **k: (note('loads'), load(*a, **k))[1]\n"
+        + textwrap.indent(more, "    ")
+    )
+    return place / "log"
+
+
 def test_a_random_search_runs_its_points_and_compares_them(cli, experiment):
     search(experiment, max_trials=2)
     experiment["hyperparameters"]["training"] |= {"num_sgd_steps": 2, "metric_report_freq": 1}
@@ -227,10 +287,13 @@ def launched(monkeypatch):
     class NoLauncher:
         stopping = False
 
-        def __init__(self, lock):
+        def __init__(self, lock, count, variables):
             pass
 
-        def run(self, task, count, variables):
+        def close(self):
+            pass
+
+        def run(self, task, *, is_last):
             launched.folders.append(Path(task["folder"]).name)
             self.stopping = len(launched.folders) == launched.stop_after
             return launched.codes.get(len(launched.folders), 0)
@@ -266,6 +329,14 @@ def test_a_request_to_stop_ends_a_random_search_at_once(cli, experiment, launche
     assert run_here(cli, experiment) == 0
     assert len(launched.folders) == 2
     assert not (cli.folder / "out" / "results.csv").exists()  # it is not over
+
+
+def test_between_two_trials_a_signal_ends_a_process_as_before_the_first(tmp_path, hparams):
+    before = signal.getsignal(signal.SIGTERM)
+    heard = []
+    run(tmp_path / "a", hparams, lambda trial: heard.append(signal.getsignal(signal.SIGTERM)))
+    assert heard != [before]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_directory_storage_is_shared_by_runs(cli, experiment):

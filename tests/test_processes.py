@@ -50,3 +50,15 @@ def test_who_wishes_to_stop_is_heard_with_the_gradients(tmp_path, stopping):
     for rank in ranks:
         rank.join(60)
     assert [rank.exitcode for rank in ranks] == [0, 0]
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="Linux alone has it")
+def test_the_peak_of_memory_is_that_of_the_trial_and_not_of_one_before(tmp_path):
+    with open_processes() as processes:
+        torch.ones(50_000_000).sum()  # 200 MB, freed at once
+        large = processes.peak_memory()
+    with open_processes() as processes:
+        assert processes.peak_memory() < large - 100_000_000
+        rows = torch.ones(50_000_000)
+        assert processes.peak_memory() > large - 50_000_000
+        del rows

@@ -120,7 +120,7 @@ def test_checkpoints_of_every_kind_are_compared_one_model_at_a_time(
     here, grid, models, monkeypatch
 ):
     alive, loaded = [], []
-    load = studio.load_model
+    load = studio.open_model
 
     def load_alone(config, *arguments, **keywords):
         assert not [one for one in alive if one() is not None]
@@ -129,14 +129,14 @@ def test_checkpoints_of_every_kind_are_compared_one_model_at_a_time(
         loaded.append(config.pretrained_model_name_or_path)
         return model
 
-    monkeypatch.setattr(studio, "load_model", load_alone)
+    monkeypatch.setattr(studio, "open_model", load_alone)
     prompts = [WORDS, "a painting"]
     compared = grid(prompt=prompts, checkpoint=["pivotal", "whole", "style"])
     folder = run(here / "grid", compared, generate_grid)
     assert loaded == [str(models["sd1"]), "whole"]
     found = list(drawn(folder).values())
     assert len(found) == 12
-    monkeypatch.setattr(studio, "load_model", load)
+    monkeypatch.setattr(studio, "open_model", load)
     pipelines = {
         "pivotal": detsd.load_pipeline(models["sd1"], adapters="pivotal"),
         "style": detsd.load_pipeline(models["sd1"], adapters="style"),
