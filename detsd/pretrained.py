@@ -29,10 +29,15 @@ def load_model(
     device: torch.device,
     *,
     precision: str = "fp32",
+    channels_last: bool = False,
     forward_process: Mapping[str, Any] | None = None,
     token: str | bool | None = None,
 ) -> StableDiffusion:
-    """Load a model from a folder, a single file, the hub or a checkpoint that holds a whole one."""
+    """Load a model from a folder, a single file, the hub or a checkpoint that holds a whole one.
+
+    With `channels_last` the weights lie as a GPU's convolutions are fastest, and cannot be written;
+    a CPU gains nothing by it, and ends in other last bits.
+    """
     dtype, source = DTYPES[precision], {"revision": config.revision, "token": token}
     configs = ""
     try:
@@ -56,6 +61,9 @@ def load_model(
         module.requires_grad_(False).eval()
     for module in (unet, *(encoder.module for encoder in encoders)):
         module.to(device)
+    if channels_last:
+        for module in (unet, vae):
+            module.to(memory_format=torch.channels_last)
     return StableDiffusion(
         unet=unet,
         vae=vae,

@@ -72,6 +72,7 @@ def prepare(
         trial.device,
         # Weights that learn are no other trial's.
         keep=not (trial.is_last or config.method.learns_weights),
+        channels_last=trial.device.type == "cuda" and not config.method.learns_weights,
         # Weights that learn are in full precision, whatever they compute in.
         precision="fp32" if config.method.learns_weights else precision,
         forward_process=training.forward_process,

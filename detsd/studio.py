@@ -168,6 +168,7 @@ def _set_up(
         ),
         device,
         keep=keep,
+        channels_last=device.type == "cuda",
         precision="fp16" if pipeline.use_fp16 and device.type == "cuda" else "fp32",
         forward_process=pipeline.forward_process,
         token=token,
@@ -184,10 +185,6 @@ def _set_up(
         if change.digest not in adapters:
             adapters[change.digest] = distinct(name_of(change.source), adapters.values())
             model.add_adapter(adapters[change.digest], change.adapter)
-    if device.type == "cuda":
-        # As its convolutions are fastest; a CPU gains nothing by it, and would draw other bits.
-        for module in (model.unet, model.vae):
-            module.to(memory_format=torch.channels_last)
     rater = None
     if scorer is not None:
         rater = Rater(scorer, read_pictures(config.scorer_img_dirs, model.size))
