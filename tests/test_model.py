@@ -127,6 +127,21 @@ def test_latents_are_those_of_diffusers(load):
     assert torch.allclose(model.decode_latents(mean), decoded, atol=1e-5)
 
 
+def test_how_weights_lie_changes_no_more_than_last_bits(models):
+    config = ModelConfig(pretrained_model_name_or_path=str(models["sd1"]))
+    plain, last = (
+        load_model(config, torch.device("cpu"), channels_last=there) for there in (False, True)
+    )
+    assert last.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    noisy = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    predictions = []
+    for model in (plain, last):
+        told = model.encode_prompts(["a logo", "a photo"])
+        origins = torch.zeros(2, 4, dtype=torch.long)
+        predictions.append(model.predict(noisy, torch.tensor([10, 900]), told, origins))
+    torch.testing.assert_close(*predictions, rtol=1e-4, atol=1e-5)
+
+
 def test_each_distinct_prompt_is_encoded_once(load, monkeypatch):
     model = load("sd1")
     seen = []
