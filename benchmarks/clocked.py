@@ -13,6 +13,15 @@ from typing import Any, NamedTuple
 STANDINS = Path(__file__).parent / "standins"
 WARMING = 3  # steps that are not counted: what is compiled or chosen then is not done again
 FEWEST = WARMING + 3  # steps: between those that count there are two times
+# Linux counts what the process that starts a program has held at most as the program's, too: so a
+# small one starts it, and notes what it took.
+BESIDE = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[2:])
+with open(sys.argv[1], "w") as file:
+    file.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(code)
+"""
 
 
 class Cost(NamedTuple):
@@ -54,7 +63,7 @@ def run(command: Sequence[str], variables: Mapping[str, str] | None = None) -> C
 
 def watch(command: Sequence[str], variables: Mapping[str, str] | None = None) -> Watched:
     """Run it to its end; leave with its last words if it fails."""
-    with tempfile.NamedTemporaryFile("r") as notes:
+    with tempfile.NamedTemporaryFile("r") as notes, tempfile.NamedTemporaryFile("r") as kilobytes:
         paths = [str(STANDINS / "clock"), os.environ.get("PYTHONPATH", "")]
         environment = {
             **os.environ,
@@ -62,20 +71,20 @@ def watch(command: Sequence[str], variables: Mapping[str, str] | None = None) ->
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "BENCHMARK_CLOCK": notes.name,
         }
+        beside = [sys.executable, "-I", "-S", "-c", BESIDE, kilobytes.name]
         begun = time.monotonic()
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+        done = subprocess.run(
+            [*beside, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
         )
-        output = process.stdout.read() if process.stdout else b""
-        _, status, used = os.wait4(process.pid, 0)
         seconds = time.monotonic() - begun
-        if status:
-            sys.exit(f"{' '.join(command)} failed:\n{output.decode()[-3000:]}")
+        if done.returncode:
+            sys.exit(f"{' '.join(command)} failed:\n{done.stdout.decode()[-3000:]}")
         noted = [line.split() for line in notes]
+        process_mb = int(kilobytes.read()) / 1024
     return Watched(
         [float(at) - begun for what, at, _ in noted if what == "step"],
         seconds,
-        used.ru_maxrss / 1024,
+        process_mb,
         max((int(taken) for *_, taken in noted), default=0) / 1e9,
     )
 

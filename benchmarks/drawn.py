@@ -61,13 +61,14 @@ def run(command: Sequence[str], folder: Path) -> Drawn:
 def lots(times: Sequence[float]) -> list[float]:
     """Return the images a second of each lot of files but the first and the last.
 
-    Files come a batch at a time, or each by itself: a lot ends where a pause is longer than half
-    of what lies between two files on average. Before the first lot is the start, and with the last
-    come files that had waited for others.
+    Files come a batch at a time, perhaps in pieces, or each by itself: a lot ends where a pause is
+    longer than half of that in which a moment lies on average. Before the first lot is the start,
+    and with the last come files that had waited for others.
     """
-    longest = (times[-1] - times[0]) / max(1, len(times) - 1) / 2
-    pauses = [place for place, pair in enumerate(pairwise(times)) if pair[1] - pair[0] > longest]
-    return [(last - before) / (times[last] - times[before]) for before, last in pairwise(pauses)]
+    pauses = [after - before for before, after in pairwise(times)]
+    longest = sum(pause * pause for pause in pauses) / max(sum(pauses), 1e-9) / 2
+    ends = [place for place, pause in enumerate(pauses) if pause > longest]
+    return [(last - before) / (times[last] - times[before]) for before, last in pairwise(ends)]
 
 
 def _quartiles(rates: Sequence[float]) -> tuple[float | None, float | None, float | None]:

@@ -18,20 +18,20 @@ SECONDS = 1.0
 
 def flops_of_sample(folder: Path, pixels: int, method: str) -> float:
     """Return the floating-point operations of a sample, forward and backward."""
-    model = load_model(
-        read(ModelConfig, {"pretrained_model_name_or_path": str(folder)}), torch.device("cpu")
-    )
+    device = torch.device("meta")  # how many there are is told by the shapes
+    model = load_model(read(ModelConfig, {"pretrained_model_name_or_path": str(folder)}), device)
     if method == "lora":
         model.unet.requires_grad_(True)  # nearly: the adapter's products are small beside these
     side = pixels // model.vae_factor
-    noisy = torch.zeros(1, 4, side, side)
+    noisy = torch.zeros(1, 4, side, side, device=device)
+    timestep = torch.tensor([500], device=device)
     embeddings = [encoder.module.get_input_embeddings() for encoder in model.encoders]
     for embedding in embeddings:
         embedding.weight.requires_grad_(method == "textual_inversion")
     with FlopCounterMode(display=False) as counter:
         told = model.encode_prompts(["logo"])
-        origins = torch.tensor([[pixels, pixels, 0, 0]])
-        model.predict(noisy, torch.tensor([500]), told, origins).sum().backward()
+        origins = torch.zeros(1, 4, dtype=torch.long, device=device)
+        model.predict(noisy, timestep, told, origins).sum().backward()
     if method == "lora":  # of which the gradients of weights, a third, are not computed
         return counter.get_total_flops() * 2 / 3
     return float(counter.get_total_flops())
@@ -40,7 +40,7 @@ def flops_of_sample(folder: Path, pixels: int, method: str) -> float:
 @torch.no_grad()
 def flops_of_image(folder: Path, pixels: int, steps: int, guided: bool) -> float:
     """Return the floating-point operations of an image: of its prompt, its steps and its VAE."""
-    device = torch.device("meta")  # how many there are is told by the shapes
+    device = torch.device("meta")
     model = load_model(read(ModelConfig, {"pretrained_model_name_or_path": str(folder)}), device)
     model.vae.to(device)
     side = pixels // model.vae_factor

@@ -81,25 +81,25 @@ def install(folder: Path) -> list[str]:
     wanted = [*project["dependencies"], *BESIDE]
     here: dict[str, str] = {}
     for one in importlib.metadata.distributions():
-        here.setdefault(one.name, one.version)  # of two the first one is imported
-    fixed = {name: version for name, version in here.items() if OF_TORCH.match(name)}
-    if "torch" not in fixed:
+        if one.name:  # what a broken installation leaves has none
+            here.setdefault(one.name, one.version)  # of two the first one is imported
+    if "torch" not in here:
         raise LackingError("torch is not installed for this Python, and is not brought along")
-    try:
-        lacking = _resolve(wanted, here)
-    except LackingError:
-        # Something that is here is too old: all but torch may be shadowed by the tested versions.
-        lacking = _resolve(wanted, fixed)
+    lacking = _resolve(wanted, here)
     if lacking and (said := _pip("install", "--no-deps", "--target", str(folder), *lacking)):
         raise LackingError(said)
     return lacking
 
 
-def _resolve(wanted: Sequence[str], kept: dict[str, str]) -> list[str]:
-    """Return what pip would install beside what is kept, and the tested versions of all else."""
+def _resolve(wanted: Sequence[str], here: dict[str, str]) -> list[str]:
+    """Return what pip would install beside what is here, in the tested versions.
+
+    What belongs to torch stays as it is; anything else that does not fit is shadowed.
+    """
+    kept = {name: version for name, version in here.items() if OF_TORCH.match(name)}
     with tempfile.TemporaryDirectory() as scratch:
         constraints, report = Path(scratch) / "constraints.txt", Path(scratch) / "report.json"
-        names = {_plain(name) for name in kept}
+        names = {_plain(name) for name in here}
         others = {name: version for name, version in pins().items() if _plain(name) not in names}
         constraints.write_text("\n".join(_exactly({**kept, **others})))
         said = _pip(

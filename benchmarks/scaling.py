@@ -86,6 +86,7 @@ def compare(given: Any, scratch: Path) -> list[dict[str, Any]]:
     """Run it with each number of processes; return the figures, each beside the first one's."""
     given.model = models.folder_of(given.size, scratch)
     given.pixels, given.compile = models.pixels_of(given.size), "off"
+    given.every = given.steps
     rows: list[dict[str, Any]] = []
     first: Found | None = None
     for count in given.processes:

@@ -53,20 +53,21 @@ def main() -> None:
     parser.add_argument("--compile", default="off", help="as training.compile of ours")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE", help="to write the figures to, too")
+    parser.add_argument(
+        "--every", type=int, help="steps between two checkpoints of ours (default: all of them)"
+    )
     given = parser.parse_args()
+    given.every = given.every or given.steps
     if given.steps < clocked.FEWEST:
         parser.error(f"--steps: {clocked.FEWEST} at least are wanted, found {given.steps}")
     if given.batch % given.peer_at_once:
         parser.error("--peer-at-once: a divisor of --batch is wanted")
     with tempfile.TemporaryDirectory() as scratch:
-        figures = compare(given, Path(scratch))
-    if given.json:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(figures, indent=1) + "\n")
+        compare(given, Path(scratch))
 
 
-def compare(given: Any, scratch: Path) -> dict[str, Any]:
-    """Run both in turn, and return every figure."""
+def compare(given: Any, scratch: Path) -> None:
+    """Run both in turn; after each of them the file has every figure that there is."""
     given.model = models.folder_of(given.size, scratch)
     given.pixels = models.pixels_of(given.size)
     given.classes = draw_class(scratch / "class", given.pixels)
@@ -74,17 +75,29 @@ def compare(given: Any, scratch: Path) -> dict[str, Any]:
     makers = {"ours": ours, **({"diffusers": theirs} if given.peer else {})}
     samples = given.batch * (2 if given.method == "lora" else 1)  # those of the class count, too
     found: dict[str, list[Cost]] = {name: [] for name in makers}
+    asked = {key: str(value) for key, value in vars(given).items() if key not in ("json", "model")}
+    figures: dict[str, Any] = {"asked": asked}
     for repeat in range(given.repeats):
         for name, make in makers.items():
             cost = clocked.run(make(given, scratch / f"{name}-{repeat}"))
             found[name].append(cost)
             print(f"{name:10} {cost.shown(samples)}", flush=True)
-    asked = {key: str(value) for key, value in vars(given).items() if key not in ("json", "model")}
-    figures: dict[str, Any] = {"asked": asked, **device_of(given, found["ours"], samples)}
-    figures["costs"] = {name: [cost._asdict() for cost in costs] for name, costs in found.items()}
+            figures["costs"] = {
+                name: [cost._asdict() for cost in costs] for name, costs in found.items()
+            }
+            keep(given.json, figures)
     if given.peer:
         figures["ratios"] = clocked.ratios(found["ours"], found["diffusers"])
-    return figures
+        keep(given.json, figures)
+    figures |= device_of(given, found["ours"], samples)
+    keep(given.json, figures)
+
+
+def keep(file: Path | None, figures: dict[str, Any]) -> None:
+    """Write the figures, if a file is wanted."""
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 def device_of(given: Any, costs: list[Cost], samples: int) -> dict[str, Any]:
@@ -106,8 +119,8 @@ def own_command(given: Any, folder: Path, different: Mapping[str, Any]) -> list[
             "learning_rate": 1e-4,
             "scale_lr": False,
             "precision": given.precision,
-            "checkpoint_freq": given.steps,
-            "metric_report_freq": given.steps,
+            "checkpoint_freq": given.every,
+            "metric_report_freq": given.every,
             **({"compile": given.compile} if given.compile != "off" else {}),
         },
         "inference": {"generate_training_images": False},

@@ -28,10 +28,13 @@ class Plan:
     save_every: int = 500
     until: float = math.inf  # by time.monotonic: after that it leaves, as if it were stopped
 
-    def rate(self, step: int) -> float:
-        """The learning rate of that step: it rises, stays, and falls in the last quarter."""
+    def rate(self, step: int, time_left: float = 1.0) -> float:
+        """The learning rate of that step: it rises, stays, and falls in the last quarter.
+
+        The quarter is of the steps or, where they come to an end before, of the time.
+        """
         rising, falling = (step + 1) / self.warmup, (self.steps - step) / (self.steps / 4)
-        return self.learning_rate * min(1.0, rising, falling)
+        return self.learning_rate * min(1.0, rising, falling, max(0.0, 4 * time_left))
 
 
 class Averaged:
@@ -48,10 +51,10 @@ class Averaged:
             _parameters(self.weights), betas=(0.9, 0.99), weight_decay=0.01, fused=True
         )
 
-    def step(self, number: int) -> None:
+    def step(self, number: int, time_left: float) -> None:
         """Step by the modules' gradients."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.plan.rate(number)
+            group["lr"] = self.plan.rate(number, time_left)
         weights, working = _parameters(self.weights), _parameters(self.modules)
         for weight, copied in zip(weights, working, strict=True):
             weight.grad = None if copied.grad is None else copied.grad.float()
@@ -105,6 +108,8 @@ def train(
         return 0.0
     seen: dict[str, float] = {}
     hours, begun = before, time.monotonic()
+    # Without a limit all of the time is always left.
+    time_in_all = plan.until - begun if plan.until < math.inf else 1.0
     bar = tqdm(
         range(start, plan.steps),
         initial=start,
@@ -115,7 +120,7 @@ def train(
     for step in bar:
         losses = losses_at(step)
         torch.stack(list(losses.values())).sum().backward()
-        averaged.step(step)
+        averaged.step(step, (plan.until - time.monotonic()) / time_in_all)
         for name, loss in losses.items():
             value = loss.item()
             seen[name] = seen.get(name, value) * 0.99 + value * 0.01

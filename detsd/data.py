@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL.Image import Image
 
 from detsd import images, prompts
 from detsd.ahead import Ahead
@@ -120,24 +121,27 @@ def cache_latents(
 ) -> Latents:
     """Encode every variant of the examples once; `deal` is a map that may share out its work."""
 
-    def prepare(index: int) -> list[images.Prepared]:
-        return list(_variants(examples[index].image, index, config, size))
+    def read(index: int) -> tuple[int, Image]:
+        return index, images.decode_image(examples[index].image)
 
-    def encode_example(prepared: Sequence[images.Prepared]) -> Latents:
+    def encode_example(numbered: tuple[int, Image]) -> Latents:
+        index, image = numbered
+        encoded, origins = [], []
         # One at a time: what a picture becomes must not depend on its neighbours.
-        encoded = [encode(variant.pixels[None]) for variant in prepared]
+        for variant in _variants(image, index, config, size):
+            encoded.append(encode(variant.pixels[None]))
+            origins.append(variant.origin)
         mean, std = (torch.cat(part).cpu().contiguous() for part in zip(*encoded, strict=True))
-        return Latents(mean, std, torch.tensor([variant.origin for variant in prepared]))
+        return Latents(mean, std, torch.tensor(origins))
 
     with images.strictly():
-        rows = list(deal(encode_example, Ahead(prepare, range(len(examples)))))
+        rows = list(deal(encode_example, Ahead(read, range(len(examples)))))
     return Latents(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
 
 def _variants(
-    path: Path, index: int, config: ConceptsConfig, size: int
+    image: Image, index: int, config: ConceptsConfig, size: int
 ) -> Iterator[images.Prepared]:
-    image = images.decode_image(path)
     view = images.middle(image) if config.center_crop else images.whole(image)
     views = [view]
     if config.crop_scale:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # Diffusers and accelerate look for them, for what is not done here, and take a second and 70 MB for
-# it. What does need one (8-bit optimizers, storage) imports it itself, later.
+# it. What does need one (8-bit optimizers, storage) imports it itself, later; those two go on
+# without it for as long as the process lasts.
 UNNEEDED = ("bitsandbytes", "boto3")
 
 

@@ -34,6 +34,7 @@ def open_model(
         # Before the next is there: two may be more than fits.
         _kept.clear()
         gc.collect()
+        torch.cuda.empty_cache()
         model = load_model(config, device, **wanted)
     if not keep:
         return model

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from uuid import uuid4
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from detsd.data import Encode
@@ -35,7 +36,8 @@ class _Entry(NamedTuple):
 class LatentStore:
     """Entries by what they follow from: these pixels, and all else that an encoding follows from.
 
-    Nothing that is in its folder, or wrong with it, ends a run or changes what comes of it.
+    Nothing that is wrong with its folder, or broken in it, ends a run or changes what comes of it.
+    Whoever may write there can put others in their place, as with the pictures themselves.
     """
 
     def __init__(self, folder: Path, follows: str):
@@ -104,10 +106,14 @@ class LatentStore:
         with suppress(OSError):
             os.utime(path)
         self._used += len(content)
-        return load(content[SEAL:])["latents"]
+        try:
+            latents = load(content[SEAL:])["latents"]
+        except (SafetensorError, KeyError):  # sealed by somebody else
+            return None
+        return latents if _is_pair(latents) else None
 
     def _write(self, key: str, latents: torch.Tensor) -> None:
-        if not self._takes:
+        if not self._takes or not _is_pair(latents):
             return
         content = save({"latents": latents})
         self._used += SEAL + len(content)
@@ -129,6 +135,12 @@ class LatentStore:
             log.info("%s takes no latents (%s): the next run encodes", self.folder, reason(error))
 
 
+def _is_pair(latents: torch.Tensor) -> bool:
+    """Return whether it can be what a VAE made of a picture: a mean and a std of numbers."""
+    shaped = latents.dim() == 5 and latents.shape[:2] == (2, 1)
+    return shaped and latents.dtype == torch.float32 and bool(latents.isfinite().all())
+
+
 def _seal(key: str, content: bytes) -> bytes:
     return hashlib.blake2b(key.encode() + content, digest_size=SEAL).digest()
 
@@ -137,7 +149,9 @@ def find_folder(wanted: Path | str | None) -> Path | None:
     """Return the folder that a config asks for; None is for no folder."""
     if wanted == "off":
         return None
+    if wanted:
+        return Path(wanted).expanduser()
     try:
-        return (Path(wanted) if wanted else Path.home() / CACHE).expanduser()
+        return Path.home() / CACHE
     except RuntimeError:  # a user without a home, as in some containers
         return None

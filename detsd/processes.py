@@ -111,7 +111,7 @@ def open_processes(rendezvous: str = "env://") -> Iterator[Processes]:
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-    _forget_peak(device)
+    _forget_earlier(device)
     on_several_machines = size > int(os.environ.get("LOCAL_WORLD_SIZE", size))
     # Gloo would take the host's name for its address: on Debian that is the loopback's.
     if on_several_machines and (interface := _interface_to(os.environ["MASTER_ADDR"])):
@@ -131,9 +131,10 @@ def open_processes(rendezvous: str = "env://") -> Iterator[Processes]:
             distributed.destroy_process_group()
 
 
-def _forget_peak(device: torch.device) -> None:
-    """Measure the memory anew: the peak of an earlier trial in this process is none of this one."""
+def _forget_earlier(device: torch.device) -> None:
+    """Have and measure memory anew: what an earlier trial in this process took is none of this."""
     if torch.cuda.is_initialized():  # or there is no peak yet
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     with suppress(OSError):  # Linux alone has it; elsewhere it is the largest of all trials so far
         Path("/proc/self/clear_refs").write_text("5")

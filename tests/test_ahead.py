@@ -34,7 +34,7 @@ def test_it_is_made_while_others_are_worked_on_and_not_far_ahead(monkeypatch):
 
 def test_an_error_comes_in_its_place_and_ends_it(monkeypatch):
     monkeypatch.setattr(ahead, "threads", lambda: 2)
-    made = []
+    made, before = [], set(threading.enumerate())
 
     def make(place: int) -> int:
         made.append(place)
@@ -46,4 +46,6 @@ def test_an_error_comes_in_its_place_and_ends_it(monkeypatch):
             found.append(one)
     assert len(found) == 3
     assert len(made) < 10
-    assert not [one for one in threading.enumerate() if "ThreadPool" in one.name]
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
+        assert not thread.is_alive()

@@ -14,5 +14,11 @@ def test_batches_between_the_first_and_the_last_are_counted():
     assert lots(sorted(at)) == pytest.approx([32 / 10.1, 32 / 10])
 
 
+def test_a_batch_whose_files_come_in_two_pieces_is_one_lot():
+    begun = [3.5 * batch for batch in range(5)]
+    at = sorted([*begun, *(second + 0.08 for second in begun)] * 16)
+    assert lots(at) == pytest.approx([32 / 3.5] * 3)
+
+
 def test_two_batches_are_too_few_to_tell_a_rate():
     assert lots([20.0] * 16 + [30.0] * 32) == lots([20.0]) == []

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from detsd import latentstore
 from detsd.latentstore import SEAL, SUFFIX, LatentStore, find_folder
@@ -75,11 +76,39 @@ def test_what_is_damaged_or_foreign_is_passed_over_and_replaced(tmp_path):
         assert path.read_bytes() == content
         assert recall(tmp_path, PICTURES[0]) == 0
     path.chmod(0)  # another user's
-    recall(tmp_path, PICTURES[0])
+    assert recall(tmp_path, PICTURES[0]) == (1 if os.getuid() else 0)  # root may read it
     path.unlink()
     path.symlink_to(tmp_path / "nowhere")
     assert recall(tmp_path, PICTURES[0]) == 1
     assert path.read_bytes() == content and not path.is_symlink()
+
+
+NUMBERS = torch.zeros(2, 1, 3, 8, 8)
+SEALED = {
+    "no tensors": b"nothing of the kind",
+    "another name": save({"other": NUMBERS}),
+    "one alone": save({"latents": NUMBERS[:1]}),
+    "integers": save({"latents": NUMBERS.long()}),
+    "no numbers": save({"latents": NUMBERS * torch.nan}),
+}
+
+
+@pytest.mark.parametrize("kind", SEALED)
+def test_what_was_sealed_by_another_and_is_no_latents_is_passed_over(tmp_path, kind):
+    recall(tmp_path, PICTURES[0])
+    (path,) = entries(tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(latentstore._seal(path.stem, SEALED[kind]) + SEALED[kind])
+    assert recall(tmp_path, PICTURES[0]) == 1
+    assert path.read_bytes() == content
+
+
+def test_what_is_no_number_is_not_kept(tmp_path):
+    def encode(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return pixels, pixels * torch.nan
+
+    LatentStore(tmp_path / "new", "a VAE").before(encode)(PICTURES[0])
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])

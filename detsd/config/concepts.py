@@ -77,7 +77,10 @@ def _kept_where(value: Any) -> Any:
         return "off"
     if value is not None and not (isinstance(value, (str, Path)) and str(value)):
         raise ValueError(f"a folder, off or null is wanted, found {value!r}")
-    return value
+    try:
+        return value and Path(value).expanduser() if value != "off" else value
+    except RuntimeError as error:  # ~somebody whom the system does not know
+        raise ValueError(f"{value}: {error}") from None
 
 
 def _a_template(template: str) -> str:

@@ -11,6 +11,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any
 
 WATCHED = "torch.optim.optimizer"
+waited = False
 
 
 class _Finder(MetaPathFinder):
@@ -36,11 +37,14 @@ def _note_steps(loader: Loader) -> None:
 
 
 def _note_step(*_: Any) -> None:
+    global waited
     import torch
 
-    if torch.cuda.is_available():
-        # The step of another stream may not be over yet; what is asked is when it is.
+    if not waited and torch.cuda.is_available():
+        # Of the first step the end is asked for. Waiting for the others, too, would take from them
+        # what is done beside them; a GPU lets nobody get far ahead of it.
         torch.cuda.synchronize()
+    waited = True
     _note("step")
 
 
