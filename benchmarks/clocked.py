@@ -1,5 +1,6 @@
 """A command, and what it took: time to its first step, a step, the whole; memory."""
 
+import json
 import os
 import statistics
 import subprocess
@@ -94,6 +95,13 @@ def _middle(times: Sequence[float]) -> tuple[float, float, float]:
     pairs = zip(times[WARMING:], times[WARMING + 1 :], strict=False)
     quickly, middle, slowly = statistics.quantiles([after - before for before, after in pairs])
     return middle, quickly, slowly
+
+
+def keep(file: Path | None, figures: dict[str, Any]) -> None:
+    """Write the figures, if a file is wanted."""
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 RATIOS: dict[str, Callable[[Any, Any], float | None]] = {

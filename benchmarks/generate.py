@@ -7,7 +7,6 @@ own, from starting Python to the last file; ours by `detsd run`, theirs an image
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -52,32 +51,33 @@ def main() -> None:
     if given.precision == "fp16" and not on_gpu:
         parser.error("--precision: a CPU draws in fp32")
     with tempfile.TemporaryDirectory() as scratch:
-        figures = compare(given, Path(scratch))
-    if given.json:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(figures, indent=1) + "\n")
+        compare(given, Path(scratch))
 
 
-def compare(given: Any, scratch: Path) -> dict[str, Any]:
-    """Run both in turn, and return every figure."""
+def compare(given: Any, scratch: Path) -> None:
+    """Run both in turn; after each of them the file has every figure that there is."""
     given.model = models.folder_of(given.size, scratch)
     file = scratch / "grid.yaml"
     file.write_text(yaml.safe_dump(grid(given)))
     names = ("ours", "diffusers") if given.peer else ("ours",)
     found: dict[str, list[Drawn]] = {name: [] for name in names}
+    asked = {key: str(value) for key, value in vars(given).items() if key not in ("json", "model")}
+    figures: dict[str, Any] = {"asked": asked}
     for repeat in range(given.repeats):
         for name in names:
             folder = scratch / f"{name}-{repeat}"
             found[name].append(draw(given, file, folder, plainly=name == "diffusers"))
             print(f"{name:10} {found[name][-1].shown()}", flush=True)
-    asked = {key: str(value) for key, value in vars(given).items() if key not in ("json", "model")}
-    figures: dict[str, Any] = {"asked": asked, **device_of(given, found["ours"])}
-    figures["costs"] = {name: [one._asdict() for one in each] for name, each in found.items()}
+            figures["costs"] = {
+                name: [one._asdict() for one in each] for name, each in found.items()
+            }
+            clocked.keep(given.json, figures)
+    figures |= device_of(given, found["ours"])
     if given.peer:
         figures["differ_by"] = difference(*(pictures(scratch / f"{name}-0") for name in names))
         print(f"the images differ by {figures['differ_by']:.3g} of 255 on average")
         figures["ratios"] = clocked.ratios(found["ours"], found["diffusers"], drawn.RATIOS)
-    return figures
+    clocked.keep(given.json, figures)
 
 
 def grid(given: Any) -> dict[str, Any]:

@@ -6,7 +6,6 @@ own; without --peer it is ours alone. What one gains by what, `python -m benchma
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -85,19 +84,12 @@ def compare(given: Any, scratch: Path) -> None:
             figures["costs"] = {
                 name: [cost._asdict() for cost in costs] for name, costs in found.items()
             }
-            keep(given.json, figures)
+            clocked.keep(given.json, figures)
     if given.peer:
         figures["ratios"] = clocked.ratios(found["ours"], found["diffusers"])
-        keep(given.json, figures)
+        clocked.keep(given.json, figures)
     figures |= device_of(given, found["ours"], samples)
-    keep(given.json, figures)
-
-
-def keep(file: Path | None, figures: dict[str, Any]) -> None:
-    """Write the figures, if a file is wanted."""
-    if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(figures, indent=1) + "\n")
+    clocked.keep(given.json, figures)
 
 
 def device_of(given: Any, costs: list[Cost], samples: int) -> dict[str, Any]:
