@@ -20,5 +20,9 @@ def test_a_batch_whose_files_come_in_two_pieces_is_one_lot():
     assert lots(at) == pytest.approx([32 / 3.5] * 3)
 
 
+def test_files_of_one_batch_are_written_and_not_drawn_one_by_one():
+    assert lots([20 + 0.001 * place for place in range(16)]) == []
+
+
 def test_two_batches_are_too_few_to_tell_a_rate():
     assert lots([20.0] * 16 + [30.0] * 32) == lots([20.0]) == []
