@@ -7,7 +7,6 @@ import torch
 
 from detsd import __version__
 from detsd.classimages import Stopped
-from detsd.clustertrial import run_trial
 from detsd.config import FinetuneConfig, read
 from detsd.data import read_examples
 from detsd.meter import Meter
@@ -197,6 +196,8 @@ def save(run: Run) -> None:
 
 def main() -> None:
     """Run as a process of a trial on a cluster."""
+    from detsd.clustertrial import run_trial  # and with it Determined, which no other run needs
+
     run_trial(finetune)
 
 

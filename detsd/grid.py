@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import fmean
 
 from detsd import __version__
-from detsd.clustertrial import run_trial
 from detsd.config import GridConfig, read
 from detsd.console import duration
 from detsd.imagestore import ImageStore, Record, open_store
@@ -208,6 +207,8 @@ def mean_metrics(records: Sequence[Record]) -> dict[str, float]:
 
 def main() -> None:
     """Run as a process of a trial on a cluster."""
+    from detsd.clustertrial import run_trial  # and with it Determined, which no other run needs
+
     run_trial(generate_grid)
 
 

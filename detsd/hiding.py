@@ -1,13 +1,72 @@
-"""Libraries that others import only because they are installed, kept from them for a while."""
+"""Libraries that others import only because they are installed, and how they are kept from them."""
 
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
+from typing import Any
 
 # Diffusers and accelerate look for them, for what is not done here, and take a second and 70 MB for
 # it. What does need one (8-bit optimizers, storage) imports it itself, later; those two go on
 # without it for as long as the process lasts.
 UNNEEDED = ("bitsandbytes", "boto3")
+# For a few schedulers of diffusers, all of which it imports at once: half a second, and 56 MB.
+LATER = ("scipy.integrate", "scipy.stats")
+
+
+@contextmanager
+def lean_imports() -> Iterator[None]:
+    """Let transformers and diffusers be imported, but not what they can do without."""
+    with garbage_left(), hidden(*UNNEEDED), put_off(*LATER):
+        if "transformers" not in sys.modules:  # which looks once, and remembers what is there
+            with hidden("scipy"):  # wanted for losses that nothing here asks for
+                import_module("transformers.modeling_utils")
+        yield
+
+
+@contextmanager
+def garbage_left() -> Iterator[None]:
+    """Look for no garbage as long as the context lasts, nor ever among what it has brought.
+
+    Of four seconds of imports, one goes into looking again and again through what stays for good.
+    """
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if before:
+            gc.enable()
+
+
+@contextmanager
+def put_off(*names: str) -> Iterator[None]:
+    """Let who imports these modules as long as the context lasts get them when they use them."""
+    taken = [name for name in names if name not in sys.modules]
+    sys.modules.update({name: _Later(name) for name in taken})
+    try:
+        yield
+    finally:
+        for name in taken:
+            _let_go(name)
+
+
+class _Later(ModuleType):
+    """Stands in for a module until somebody asks it for something."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what many ask of every module there is
+            raise AttributeError(name)
+        _let_go(self.__name__)
+        return getattr(import_module(self.__name__), name)
+
+
+def _let_go(name: str) -> None:
+    if isinstance(sys.modules.get(name), _Later):
+        del sys.modules[name]
 
 
 @contextmanager

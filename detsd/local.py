@@ -85,6 +85,8 @@ def find_checkpoint(source: str) -> str:
 
 def default_processes(slots: int) -> int:
     """Return as many processes as there are GPUs, at most the slots asked for; one on a CPU."""
+    if slots <= 1:
+        return 1
     from torch.cuda import device_count
 
     return max(1, min(slots, device_count()))

@@ -1,5 +1,6 @@
 """Stable Diffusion: encode images, encode prompts, predict; with concepts and adapters in it."""
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -37,7 +38,9 @@ class StableDiffusion:
         self.scheduler_config = dict(scheduler_config)
         self.device = device
         self.family = "sdxl" if len(text.encoders) == 2 else "sd"
-        scheduler = DDPMScheduler.from_config(self.scheduler_config)
+        # Its from_config would import every scheduler that there is.
+        known = self.scheduler_config.keys() & inspect.signature(DDPMScheduler).parameters
+        scheduler = DDPMScheduler(**{key: self.scheduler_config[key] for key in known})
         self.schedule = Schedule(
             scheduler.alphas_cumprod.to(device), scheduler.config.prediction_type
         )

@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from detsd import console
-from detsd.hiding import UNNEEDED, hidden
+from detsd.hiding import lean_imports
 
 
 def main() -> None:
@@ -37,9 +37,9 @@ def work(*, entry: list[str], folder: str, **rest: Any) -> None:
     """Hand the trial in the folder to the entry point: a module of detsd and a function in it."""
     from detsd.foldertrial import open_folder_trial
 
-    console.hush_loading()
     module, function = entry
-    with hidden(*UNNEEDED):
+    with lean_imports():
+        console.hush_loading()
         run = getattr(import_module(module), function)
     with open_folder_trial(Path(folder), **rest) as trial:
         run(trial)

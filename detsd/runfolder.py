@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from determined.common import storage
-
 from detsd.storage import Storage, open_storage, write_whole
 
 IDENTITY = "run.json"
@@ -35,4 +33,11 @@ def identify(folder: Path) -> str:
 
 def open_checkpoints(place: Mapping[str, Any], folder: Path) -> Storage:
     """Return the storage of the trial in this folder."""
-    return open_storage(place, folder, identify(folder), lambda config: storage.build(config, None))
+    return open_storage(place, folder, identify(folder), _build_manager)
+
+
+def _build_manager(config: Mapping[str, Any]) -> Any:
+    # Determined takes a quarter of a second to import, and most run folders keep it all themselves.
+    from determined.common import storage
+
+    return storage.build(config, None)

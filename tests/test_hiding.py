@@ -1,23 +1,38 @@
 """What is hidden cannot be imported, and is there again afterwards."""
 
+import gc
 import importlib.util
 import subprocess
 import sys
 
 import pytest
 
-from detsd.hiding import UNNEEDED, hidden
+from detsd.hiding import UNNEEDED, garbage_left, hidden, put_off
 
 ENTRIES = """
 import sys
 from importlib import import_module
-from detsd.hiding import UNNEEDED, hidden
-with hidden(*UNNEEDED):
+from detsd.hiding import UNNEEDED, lean_imports
+import detsd.rank, detsd.foldertrial
+with lean_imports():
     import_module("detsd.finetune"), import_module("detsd.grid")
-print(sorted(set(UNNEEDED) & set(sys.modules)))
+wanted = {*UNNEEDED, "scipy.special", "scipy.optimize", "scipy.sparse", "determined"}
+print(sorted(wanted & set(sys.modules)))
 from bitsandbytes.optim import AdamW8bit
 import boto3, detsd.lora, diffusers
 diffusers.StableDiffusionPipeline, diffusers.StableDiffusionXLPipeline
+for scheduler in (
+    diffusers.LMSDiscreteScheduler(),
+    diffusers.LMSDiscreteScheduler(use_beta_sigmas=True),
+    diffusers.DPMSolverMultistepScheduler(use_beta_sigmas=True),
+):
+    scheduler.set_timesteps(3)
+    assert len(scheduler.sigmas) == 4
+scheduler = diffusers.LMSDiscreteScheduler()
+scheduler.set_timesteps(3)
+assert scheduler.get_lms_coefficient(2, 1, 0)
+import scipy.integrate, scipy.stats
+assert scipy.stats.norm.cdf(0) == 0.5 and type(scipy.integrate).__name__ == "module"
 """
 
 
@@ -43,6 +58,39 @@ def test_it_is_found_again_after_an_error() -> None:
     with pytest.raises(ZeroDivisionError), hidden("wave"):
         _ = 1 / 0
     assert importlib.util.find_spec("wave") is not None
+
+
+def test_a_library_that_is_put_off_comes_when_it_is_used() -> None:
+    sys.modules.pop("wave", None)
+    with put_off("wave"):
+        import wave
+
+        assert not hasattr(wave, "__file__")
+    assert "wave" not in sys.modules
+    assert issubclass(wave.Error, Exception)
+    assert wave.Error is sys.modules["wave"].Error
+
+
+def test_it_comes_at_once_to_who_cannot_wait() -> None:
+    sys.modules.pop("wave", None)
+    with put_off("wave"):
+        from wave import Error
+
+        assert Error is sys.modules["wave"].Error
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_is_left_for_a_while(enabled: bool) -> None:
+    before, frozen = gc.isenabled(), gc.get_freeze_count()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with garbage_left():
+            assert not gc.isenabled()
+        assert gc.isenabled() == enabled
+        assert gc.get_freeze_count() > frozen
+    finally:
+        gc.unfreeze()
+        (gc.enable if before else gc.disable)()
 
 
 def test_training_and_drawing_do_without_them_and_what_needs_them_finds_them() -> None:
