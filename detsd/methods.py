@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from detsd.batches import Batch
-from detsd.checkpoints import Export
+from detsd.checkpoints import Export, find_model
 from detsd.concepts import Concept
 from detsd.config import ConfigError, FinetuneConfig, FullConfig, LoraConfig
 from detsd.lora import LearntAdapter
 from detsd.loss import denoising_errors
 from detsd.model import StableDiffusion
+from detsd.norms import norms_beside
 from detsd.part import Distance, Part
 from detsd.sending import send
 from detsd.text import Conditioning, KeptPrompts
@@ -150,7 +151,9 @@ def attach(
     method, training, prior = config.method, config.training, config.prior
     parts: list[Part] = []
     if method.learns_vectors:
-        parts.append(Vectors(training, concepts, model, method.vectors_learning_rate))
+        name = config.model.pretrained_model_name_or_path
+        norms = norms_beside(Path(find_model(name)), model.text.tables())
+        parts.append(Vectors(training, concepts, model, norms, method.vectors_learning_rate))
     if isinstance(method, LoraConfig):
         parts.append(LearntAdapter(method, training.train_seed, model, half=half))
     if isinstance(method, FullConfig):

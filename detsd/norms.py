@@ -14,11 +14,13 @@ _TABLE = "token_embedding.weight"
 
 
 class Norms:
-    """The mean norm of a vocabulary's vectors by text encoder, and their width."""
+    """The mean and median norm of a vocabulary's vectors by text encoder, and their width."""
 
     def __init__(self, tables: Mapping[str, torch.Tensor]):
         self.widths = {key: table.shape[1] for key, table in tables.items()}
-        self.means = {key: mean_norm(table) for key, table in tables.items()}
+        norms = {key: table.detach().float().norm(dim=1) for key, table in tables.items()}
+        self.means = {key: each.mean().item() for key, each in norms.items()}
+        self.medians = {key: each.median().item() for key, each in norms.items()}
 
     def ratio(self, concept: Concept) -> float | None:
         """Return the concept's mean norm as a share of the vocabulary's; None of another family.
@@ -34,6 +36,15 @@ class Norms:
 def mean_norm(rows: torch.Tensor) -> float:
     """Return the mean length of the vectors."""
     return rows.float().norm(dim=1).mean().item()
+
+
+def norms_beside(model: Path, tables: Mapping[str, torch.Tensor]) -> Norms:
+    """Return the norms of a model in a folder, or of its tables where it is in none.
+
+    A table of Stable Diffusion 1.x's has 150 MB, of which a run needs a few rows: from the file
+    they are let go of once they were seen, and those of the loaded model stay where they are.
+    """
+    return norms_of(model) or Norms(tables)
 
 
 @lru_cache(maxsize=8)

@@ -62,9 +62,7 @@ class PromptEncoder:
     def add_concept(self, concept: Concept) -> dict[str, nn.Parameter]:
         """Make the concept's word usable in prompts; return its rows by encoder."""
         found = {key: rows.shape[1] for key, rows in concept.vectors.items()}
-        wanted = {
-            key: module.get_input_embeddings().weight.shape[1] for key, _, module in self.encoders
-        }
+        wanted = {key: table.shape[1] for key, table in self.tables().items()}
         if found != wanted:
             raise ConceptError(
                 f"{concept.name} has vectors of width {_spelt(found)}, this model takes "
@@ -81,6 +79,12 @@ class PromptEncoder:
         self.concepts[concept.name] = concept.num_vectors
         self._ids.clear()
         return rows
+
+    def tables(self) -> dict[str, torch.Tensor]:
+        """Return the vocabulary's vectors by encoder, without the concepts'."""
+        return {
+            key: module.get_input_embeddings().weight.detach() for key, _, module in self.encoders
+        }
 
     def initial_concept(self, name: str, words: str, num_vectors: int | None) -> Concept:
         """Return the concept as it is before the first step: the vectors of its initializer."""

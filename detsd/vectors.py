@@ -13,6 +13,7 @@ from detsd.checkpoints import Export
 from detsd.concepts import Concept, write_concepts
 from detsd.config import TrainingConfig
 from detsd.model import StableDiffusion
+from detsd.norms import Norms
 from detsd.part import Distance, Part
 from detsd.text import Conditioning
 
@@ -30,6 +31,7 @@ class Vectors(Part):
         config: TrainingConfig,
         concepts: Sequence[Concept],
         model: StableDiffusion,
+        norms: Norms,
         learning_rate: float | None = None,
     ):
         self._config = config
@@ -37,7 +39,7 @@ class Vectors(Part):
         self._learning_rate = learning_rate
         self._rows = {concept.name: model.add_concept(concept) for concept in concepts}
         self._start = {name: rows.detach().clone() for name, rows in self._named_rows()}
-        self._norms = {encoder.key: _vocabulary_norms(encoder.module) for encoder in model.encoders}
+        self._norms = norms
         # Words that start from files need not have an initializer, and have no such distance.
         self._initial_ids = [
             _initial_ids(encoder.tokenizer, concepts).to(model.device)
@@ -69,12 +71,12 @@ class Vectors(Part):
         """Bring each vector back to the vocabulary's median norm, where the config says so."""
         if self._config.embedding_norm == "vocabulary":
             for key, rows in self._keyed_rows():
-                rows.mul_(self._norms[key].median / rows.norm(dim=1, keepdim=True))
+                rows.mul_(self._norms.medians[key] / rows.norm(dim=1, keepdim=True))
 
     def metrics(self) -> dict[str, float]:
         """Return the vectors' mean norm as a ratio of the vocabulary's."""
         ratios = [
-            rows.detach().norm(dim=1).mean() / self._norms[key].mean
+            rows.detach().norm(dim=1).mean() / self._norms.means[key]
             for key, rows in self._keyed_rows()
         ]
         return {"embedding_norm_ratio": torch.stack(ratios).mean().item()}
@@ -132,7 +134,7 @@ class Vectors(Part):
 
     def _norm_distance(self) -> torch.Tensor:
         distances = [
-            (self._norms[key].mean - rows.norm(dim=1)).square().sum()
+            (self._norms.means[key] - rows.norm(dim=1)).square().sum()
             for key, rows in self._keyed_rows()
         ]
         return torch.stack(distances).sum()
@@ -146,18 +148,6 @@ class Vectors(Part):
             wanted = model.text.encode_ids(initial).states
         distance = (conditioning.states.float() - wanted.float()).square().mean(dim=(1, 2))
         return (batch.weights * ~batch.of_class * distance).sum()
-
-
-class _Norms:
-    """The norms of a vocabulary's vectors, summed up."""
-
-    def __init__(self, table: torch.Tensor):
-        norms = table.detach().float().norm(dim=1)
-        self.mean, self.median = norms.mean(), norms.median()
-
-
-def _vocabulary_norms(encoder: Any) -> _Norms:
-    return _Norms(encoder.get_input_embeddings().weight)
 
 
 def _initial_ids(tokenizer: Any, concepts: Sequence[Concept]) -> torch.Tensor:

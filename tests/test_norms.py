@@ -1,6 +1,7 @@
 """A concept's length beside its base model's vocabulary, by the model's files alone."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from safetensors.torch import save_file
 
 from detsd.concepts import Concept, read_concepts
 from detsd.config import TrainingConfig, read
-from detsd.norms import norms_of
+from detsd.norms import Norms, norms_beside, norms_of
 from detsd.vectors import Vectors
 
 
@@ -18,7 +19,7 @@ def test_the_ratio_is_what_training_reports(load, models, tmp_path, family):
     start = model.text.initial_concept("det-logo", "brain logo, sharp lines", None)
     for number, rows in enumerate(start.vectors.values(), 2):
         rows *= number  # so that the encoders have ratios of their own
-    part = Vectors(read(TrainingConfig, {}), [start], model)
+    part = Vectors(read(TrainingConfig, {}), [start], model, Norms(model.text.tables()))
     part.export(tmp_path, {})
     (concept,) = read_concepts(tmp_path / "det-logo.safetensors")
     wanted = part.metrics()["embedding_norm_ratio"]
@@ -56,3 +57,11 @@ def test_where_there_is_no_vocabulary_there_is_nothing_to_say(models, tmp_path):
     folder = shutil.copytree(models["sdxl"], tmp_path / "half")
     (folder / "text_encoder_2" / "model.safetensors").write_bytes(b"damaged")
     assert norms_of(folder) is None
+
+
+def test_a_model_that_is_in_no_folder_is_asked_for_its_tables(load, models):
+    tables = load("sdxl").text.tables()
+    of_files, of_tables = norms_beside(models["sdxl"], tables), norms_beside(Path("a/hub"), tables)
+    assert of_files is norms_of(models["sdxl"])
+    assert of_tables.means == of_files.means
+    assert of_tables.medians == of_files.medians

@@ -6,6 +6,7 @@ import torch
 from detsd.batches import Batch
 from detsd.concepts import read_concepts
 from detsd.config import TrainingConfig, read
+from detsd.norms import Norms
 from detsd.vectors import Vectors
 
 FAMILIES = ("sd1", "sdxl")
@@ -17,7 +18,7 @@ def attached(model, times=1, **keys):
     concepts = [model.text.initial_concept(word, start, None) for word, start in WORDS.items()]
     for vectors in (vectors for concept in concepts for vectors in concept.vectors.values()):
         vectors *= times
-    part = Vectors(read(TrainingConfig, keys), concepts, model)
+    part = Vectors(read(TrainingConfig, keys), concepts, model, Norms(model.text.tables()))
     (group,) = part.parameter_groups()
     return part, dict(group["params"])
 
