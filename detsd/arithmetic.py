@@ -23,7 +23,7 @@ def arithmetic(device: torch.device) -> dict[str, Any]:
         "device": device.type,
         "threads": torch.get_num_threads(),
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "processor": _processor(),
+        "processor": processor(),
         "onednn": torch.backends.mkldnn.enabled,
         "precision": torch.get_float32_matmul_precision(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
@@ -46,7 +46,7 @@ def _gpu(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _processor() -> list[str]:
+def processor() -> list[str]:
     """Return what the system says of its first processor."""
     try:
         first = PROCESSORS.read_text().split("\n\n", 1)[0]

@@ -12,6 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from detsd.checkpoints import find_model
 from detsd.config import ModelConfig
 from detsd.embeddings import ENCODERS
+from detsd.frozen import lighten
 from detsd.model import StableDiffusion
 from detsd.reason import reason
 from detsd.singlefile import MisfitError, SingleFile, check_channels
@@ -61,6 +62,9 @@ def load_model(
         module.requires_grad_(False).eval()
     for module in (unet, *(encoder.module for encoder in encoders)):
         module.to(device)
+    if device.type == "cpu" and dtype == torch.float32:
+        for module in (unet, *(encoder.module for encoder in encoders)):
+            lighten(module)
     if channels_last:
         for module in (unet, vae):
             module.to(memory_format=torch.channels_last)

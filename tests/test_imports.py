@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "detsd"
 LEVELS = (
     {"reason", "kohya", "pickled", "carriers", "names", "words"}
     | {"hiding", "arithmetic", "ahead", "sending"},
-    {"pickles", "layouts", "schedulers"},
+    {"pickles", "layouts", "schedulers"} | {"frozen"},
     {"torchfile", "config"},
     {"tensorfile"},
     {"contents"},
@@ -48,7 +48,7 @@ LEVELS = (
 )
 HOMES = {
     "determined": {"clustertrial", "foldertrial", "preemption", "runfolder", "plan"},
-    "diffusers": {"model", "pretrained", "safety", "singlefile"},
+    "diffusers": {"model", "pretrained", "safety", "singlefile", "frozen"},
     "peft": {"attachment"},
     "torchvision": set(),
 }
