@@ -7,7 +7,6 @@ is taken alone, and then all of them; as many images in every way in turn, sever
 
 import argparse
 import io
-import os
 import statistics
 import tempfile
 import time
@@ -21,6 +20,7 @@ from PIL import Image
 
 from benchmarks import models
 from detsd.config import ModelConfig, read
+from detsd.cores import cores
 from detsd.denoise import build_scheduler
 from detsd.model import StableDiffusion
 from detsd.pretrained import load_model
@@ -109,7 +109,7 @@ class _Painter:
         """Draw images up to their files' bytes."""
         at_once = count if self._way.together else 1
         encoding: list[Future[bytes]] = []
-        with ThreadPoolExecutor(os.cpu_count() if self._way.beside else 1) as pool:
+        with ThreadPoolExecutor(cores() if self._way.beside else 1) as pool:
             for first in range(0, count, at_once):
                 for image in self._images(range(first, first + at_once)):
                     encoding.append(pool.submit(_encode, image))

@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 
 from benchmarks import clocked, models
 from benchmarks.train import invert
+from detsd.cores import cores
 
 PARTS = ("forward", "backward", "batches", "exchange", "optimizer")
 REPORT_EVERY = 10
@@ -75,11 +76,6 @@ def place() -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "devices": torch.cuda.device_count() if on_gpu else cores(),
     }
-
-
-def cores() -> int:
-    """Return how many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def compare(given: Any, scratch: Path) -> list[dict[str, Any]]:

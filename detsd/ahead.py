@@ -1,10 +1,11 @@
 """Things that are made ahead, in threads, while what was made before them is worked on."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
+
+from detsd.cores import cores
 
 T = TypeVar("T")
 MOST = 4  # at once: a photograph takes 40 MB, and twice that while it is turned
@@ -41,5 +42,4 @@ class Ahead(Sequence[T], Generic[T]):
 
 def threads() -> int:
     """Return how many work at once."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    return min(cores, MOST)
+    return min(cores(), MOST)

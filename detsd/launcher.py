@@ -15,6 +15,7 @@ from types import FrameType
 from typing import IO, Any
 
 from detsd.config import ConfigError
+from detsd.cores import cores
 
 # The processes of a launcher that was just killed need a moment to notice.
 PATIENCE = 10.0
@@ -132,17 +133,13 @@ def environment(
     outer: Mapping[str, str], variables: Mapping[str, str], rank: int, count: int
 ) -> dict[str, str]:
     """Return the variables of a process: ours, else the shell's, else the YAML's."""
-    threads = max(1, len(os.sched_getaffinity(0)) // count) if _can_count() else 1
+    threads = max(1, cores() // count)
     ours = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count}
     defaults = {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
     if sys.platform == "linux":
         defaults |= {"GLOO_SOCKET_IFNAME": "lo", **ALLOCATION}
     mine = {name: str(value) for name, value in ours.items()}
     return {**{k: str(v) for k, v in defaults.items()}, **variables, **outer, **mine}
-
-
-def _can_count() -> bool:
-    return hasattr(os, "sched_getaffinity")
 
 
 @contextmanager

@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "detsd"
 LEVELS = (
     {"reason", "kohya", "pickled", "carriers", "names", "words"}
-    | {"hiding", "arithmetic", "ahead", "sending"},
-    {"pickles", "layouts", "schedulers"} | {"frozen"},
+    | {"hiding", "arithmetic", "cores", "sending"},
+    {"pickles", "layouts", "schedulers"} | {"frozen", "ahead"},
     {"torchfile", "config"},
     {"tensorfile"},
     {"contents"},

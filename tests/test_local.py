@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from detsd import local
+from detsd.cores import cores
 from detsd.launcher import environment
 from detsd.local import hide_secrets, run_file
 from tests.conftest import ROOT, read_lines
@@ -474,6 +475,11 @@ def test_variables_of_the_shell_win_over_those_of_the_yaml():
         "1",
         "2",
     )
+
+
+def test_processes_share_the_processors():
+    assert environment({}, {}, 0, 2)["OMP_NUM_THREADS"] == str(max(1, cores() // 2))
+    assert environment({"OMP_NUM_THREADS": "5"}, {}, 0, 2)["OMP_NUM_THREADS"] == "5"
 
 
 def test_help_loads_nothing():
