@@ -43,6 +43,7 @@ def main() -> None:
     # A grid knows no other: `pipeline.use_fp16`.
     precision = "fp16" if on_gpu else "fp32"
     parser.add_argument("--precision", choices=("fp32", "fp16"), default=precision)
+    parser.add_argument("--compile", default="off", help="as pipeline.compile of ours")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE", help="to write the figures to, too")
     given = parser.parse_args()
@@ -88,6 +89,7 @@ def grid(given: Any) -> dict[str, Any]:
             # In which a step is one prediction: in pndm, the default, there is one more.
             "scheduler_name": "ddim",
             "use_fp16": given.precision == "fp16",
+            "compile": given.compile,
         },
         "batch_size": given.batch or "auto",
         "sweep": {

@@ -63,6 +63,7 @@ GOALS = (
     Goal("2,000 samples, command to file: s", "basic", median_of("seconds"), most=30),
     Goal("50 steps: images/s", "images-50", IMAGES, least=4.8),
     Goal("25 steps: images/s", "images-25", IMAGES, least=9),
+    Goal("50 steps, blocks compiled: images/s", "images-50-compiled", IMAGES),
     Goal("LoRA with a prior, batch 4: samples/s", "lora-4", samples_a_second),
     Goal("LoRA with a prior, batch 4: × diffusers' script", "lora-4", ratio_of(OVER_THEIRS)),
     Goal("LoRA with a prior, batch 4: GB on the device", "lora-4", median_of("device_gb")),

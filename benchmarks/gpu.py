@@ -108,6 +108,7 @@ def plan(out: Path, devices: int, peer: Path | None) -> list[Job]:
             module("train", *sd1("32", "20", "1"), "--compile", "blocks", *bf16),
             120,
         ),
+        Job("images-50-compiled", drawing("50", "--compile", "blocks"), 120),
         Job("gains", module("gains", "--size", "sd1", "--json", JSON), 60),
     ]
     counts = [str(count) for count in (1, 2, 4, 8) if count <= devices]
@@ -141,10 +142,10 @@ def sd1(batch: str, steps: str, repeats: str) -> tuple[str, ...]:
     return ("--size", "sd1", "--batch", batch, "--steps", steps, "--repeats", repeats)
 
 
-def drawing(steps: str) -> tuple[str, ...]:
+def drawing(steps: str, *options: str) -> tuple[str, ...]:
     """Return how images are drawn."""
     return module(
-        *("generate", "--size", "sd1", "--images", "160", "--steps", steps),
+        *("generate", "--size", "sd1", "--images", "160", "--steps", steps, *options),
         *("--precision", "fp16", "--repeats", "1", "--json", JSON),
     )
 

@@ -16,15 +16,16 @@ CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D", "CLIPEncoderLayer")
 SHAPES = 64  # of one kind of block; torch gives up after 8 of them
 # A guess until it is measured: blocks take half a minute, and save a fifth of the time.
-SAMPLES_THAT_PAY = 20_000
+PASSES_THAT_PAY = 60_000
+PASSES_OF_SAMPLE = 3  # the way back takes as long as two
 
 
-def chosen(wanted: str, device: torch.device, samples: int) -> str:
-    """Return what to compile for a run that has so many samples before it: off, blocks or full."""
+def chosen(wanted: str, device: torch.device, passes: float) -> str:
+    """Return what to compile for so many passes of an image through the UNet: off, blocks, full."""
     if wanted != "auto":
         return wanted
     # On a CPU a run's last bit may not depend on how long it was meant to be.
-    return "blocks" if device.type == "cuda" and samples >= SAMPLES_THAT_PAY else "off"
+    return "blocks" if device.type == "cuda" and passes >= PASSES_THAT_PAY else "off"
 
 
 def compile_modules(modules: Mapping[str, nn.Module], what: str) -> None:

@@ -12,7 +12,7 @@ from transformers.activations import QuickGELUActivation
 from detsd.arithmetic import processor
 
 LARGE = 500_000  # weights: with fewer, the detour to another product takes as long as it saves
-MUCH = 250_000  # numbers: with fewer, it is not worth a detour that they are not kept
+MUCH = 100_000  # numbers: with fewer, it is not worth a detour that they are not kept
 
 
 def lighten(module: nn.Module) -> None:

@@ -1,7 +1,6 @@
 """The entry point of generation: the images of a grid, each made once and kept at once."""
 
 import logging
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,8 +11,9 @@ from statistics import fmean
 from detsd import __version__
 from detsd.config import GridConfig, read
 from detsd.console import duration
+from detsd.cores import cores
 from detsd.imagestore import ImageStore, Record, open_store
-from detsd.jobs import Job, by_model, check_jobs, list_jobs
+from detsd.jobs import Job, by_model, check_jobs, list_jobs, passes
 from detsd.materials import read_stock
 from detsd.page import write_page
 from detsd.png import encode
@@ -44,7 +44,8 @@ def generate_grid(trial: Trial) -> None:
     if missing:
         if config.scorer_name_or_path is not None:
             keeper.say_what_has_no_scores()
-        studio = open_studio(config, stock, trial.device, keep=not trial.is_last)
+        work = sum(map(passes, missing)) / trial.size
+        studio = open_studio(config, stock, trial.device, keep=not trial.is_last, work=work)
         if trial.is_chief:
             studio.tokenize(missing)
         if not make(trial, studio, missing, config, keeper):
@@ -87,7 +88,7 @@ def make(
 
 def encoders(processes: int) -> int:
     """Return how many threads encode: the process's share of the CPUs. Zlib holds no lock."""
-    return max(1, (os.cpu_count() or 1) // processes)
+    return max(1, cores() // processes)
 
 
 def _finished(encoding: Sequence[tuple[Record, Future[bytes]]]) -> Drawn:

@@ -54,6 +54,11 @@ def by_model(jobs: Sequence[Job]) -> list[Job]:
     return sorted(jobs, key=lambda job: models.index(job.materials.model))
 
 
+def passes(job: Job) -> int:
+    """Return how often the image goes through the UNet."""
+    return job.wanted.steps * (2 if job.wanted.guidance_scale > 1 else 1)
+
+
 def scheduler_arguments(config: GridConfig, scheduler: str) -> dict[str, Any]:
     """Return the config's for its own scheduler; the others of a sweep have their defaults."""
     pipeline = config.pipeline

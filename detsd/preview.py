@@ -9,7 +9,7 @@ import torch
 
 from detsd.config import GridConfig, read
 from detsd.console import duration
-from detsd.jobs import Job, check_jobs, list_jobs
+from detsd.jobs import check_jobs, list_jobs, passes
 from detsd.materials import read_stock
 from detsd.png import encode
 from detsd.studio import open_studio
@@ -32,18 +32,13 @@ def preview(points: Sequence[Mapping[str, Any]], slots: int, processes: int) -> 
     list(studio.draw(tried[:1]))  # the first one is slower than any other
     begun = time.monotonic()
     sizes = [len(encode(image, record)) for record, image in studio.draw(tried)]
-    seconds = (time.monotonic() - begun) / sum(map(_cost, tried))
+    seconds = (time.monotonic() - begun) / sum(map(passes, tried))
     count = sum(map(len, grids))
     # Processes share a CPU, which one of them keeps busy too.
     shares = processes if device.type == "cuda" else 1
-    takes = duration(seconds * sum(map(_cost, itertools.chain(*grids))) / shares)
+    takes = duration(seconds * sum(map(passes, itertools.chain(*grids))) / shares)
     megabytes = sum(sizes) / len(sizes) * count / 1e6
     return (
         f"{count} images in {sum(len({job.wanted.cell for job in jobs}) for jobs in grids)} cells: "
         f"about {takes} on {processes} × {device.type}, {megabytes:.1f} MB"
     )
-
-
-def _cost(job: Job) -> float:
-    """Return what the image takes, compared with others of its size."""
-    return job.wanted.steps * (2 if job.wanted.guidance_scale > 1 else 1)

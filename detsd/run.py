@@ -10,7 +10,7 @@ import torch
 
 from detsd.batches import Batches, ClassSamples
 from detsd.checkpoints import read_export, words_beside
-from detsd.compiling import chosen, compile_modules
+from detsd.compiling import PASSES_OF_SAMPLE, chosen, compile_modules
 from detsd.concepts import Concept
 from detsd.config import ConfigError, FinetuneConfig, TrainingConfig, hub_token
 from detsd.critic import Critic, open_critic
@@ -105,7 +105,8 @@ def prepare(
             checkpoint.path, method=method, optimizer=optimizer, config=training, run=now
         )
     left = (target_step(training, trial) - step) * batch_size
-    compile_modules(model.modules, chosen(training.compile, model.device, left))
+    passes = left / trial.size * PASSES_OF_SAMPLE
+    compile_modules(model.modules, chosen(training.compile, model.device, passes))
     samples = Samples(config.inference, config.sample_prompts, model, trial)
     critic = open_critic(config, examples, model.size, samples.images, trial, noted)
     stopper = early_stop(training.early_stop, method, noted.get("early_stop", {}), critic.basis)

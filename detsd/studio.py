@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from detsd.checkpoints import distinct, name_of
+from detsd.compiling import chosen, compile_modules
 from detsd.config import GridConfig, ModelConfig, hub_token
 from detsd.imagestore import Record
 from detsd.jobs import Job, configs_of, scheduler_arguments
@@ -42,12 +43,14 @@ class Studio:
         device: torch.device,
         scorer: Scorer | None,
         keep: bool,
+        work: float,
     ):
         self._config = config
         self._stock = stock
         self._device = device
         self._scorer = scorer
         self._keep = keep  # the last model, for another trial
+        self._work = work
         self._easels: dict[str, Easel] = {}  # the last one, by its model
 
     def tokenize(self, jobs: Sequence[Job]) -> None:
@@ -79,9 +82,11 @@ class Studio:
             # Before the next is there: two models may be more than fits.
             self._easels.clear()
             gc.collect()
-            self._easels[name] = _set_up(
-                self._config, self._stock, name, self._device, self._scorer, self._keep
-            )
+            easel = _set_up(self._config, self._stock, name, self._device, self._scorer, self._keep)
+            what = chosen(self._config.pipeline.compile, self._device, self._work)
+            # The UNet alone: a prompt is encoded once, and with it goes nearly all of the time.
+            compile_modules({"unet": easel.model.unet}, what)
+            self._easels[name] = easel
         return self._easels[name]
 
     def _request(self, job: Job, easel: Easel) -> Request:
@@ -143,12 +148,20 @@ class Studio:
 
 
 def open_studio(
-    config: GridConfig, stock: Stock, device: torch.device, *, keep: bool = False
+    config: GridConfig,
+    stock: Stock,
+    device: torch.device,
+    *,
+    keep: bool = False,
+    work: float = 0.0,
 ) -> Studio:
-    """Load the scorer, if one is named; a model is loaded when its first image is drawn."""
+    """Load the scorer, if one is named; a model is loaded when its first image is drawn.
+
+    `work` is how often its images will go through the UNet, which decides whether compiling pays.
+    """
     name = config.scorer_name_or_path
     scorer = load_scorer(name, None, device, hub_token(os.environ)) if name else None
-    return Studio(config, stock, device, scorer, keep)
+    return Studio(config, stock, device, scorer, keep, work)
 
 
 def _set_up(

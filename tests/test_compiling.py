@@ -77,7 +77,7 @@ def test_compiled_a_step_has_the_loss_of_a_plain_one(tmp_path, hparams, what, mo
 
 def test_short_runs_and_cpus_are_not_worth_it():
     assert chosen("auto", GPU, 2_000) == "off"
-    assert chosen("auto", GPU, compiling.SAMPLES_THAT_PAY) == "blocks"
+    assert chosen("auto", GPU, compiling.PASSES_THAT_PAY) == "blocks"
     assert chosen("auto", CPU, 10**9) == "off"
     assert {chosen(said, CPU, 1) for said in ("off", "blocks", "full")} == {"off", "blocks", "full"}
 

@@ -4,11 +4,13 @@ import weakref
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import detsd
 from detsd import sheets, studio
 from detsd.adapters import FILE, AdapterError, write_adapter
+from detsd.compiling import CACHE_VARIABLE
 from detsd.concepts import write_concepts
 from detsd.grid import generate_grid
 from detsd.imagestore import INDEX, read_records
@@ -197,3 +199,25 @@ def test_an_adapter_of_another_model_ends_the_grid_in_a_line(here, grid, models)
     hparams["pipeline"]["pretrained_model_name_or_path"] = str(models["sd2"])
     with pytest.raises(AdapterError, match="^style was made for another base model: .*$"):
         run(here / "grid", hparams, generate_grid)
+
+
+def test_no_more_is_compiled_than_is_worth_it(here, grid, monkeypatch):
+    seen = []
+    monkeypatch.setattr(studio, "chosen", lambda *asked: seen.append(asked) or "off")
+    wanted = grid(guidance_scale=[1, 4], seed=[1, 2, 3], steps=2)
+    wanted["pipeline"]["compile"] = "auto"
+    run(here / "grid", wanted, generate_grid)
+    assert seen == [("auto", torch.device("cpu"), 3 * 2 + 3 * 2 * 2)]
+
+
+@pytest.mark.slow
+def test_compiled_it_draws_the_same(here, grid, tmp_path, monkeypatch):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "compiled"))
+    plain = grid(["pivotal"], adapter_scale=[0, 0.5], adapter="style", seed=[1, 2, 3, 4])
+    compiled = {**plain, "pipeline": {**plain["pipeline"], "compile": "blocks"}}
+    wanted = drawn(run(here / "plain", plain, generate_grid))
+    found = drawn(run(here / "compiled", compiled, generate_grid))
+    assert list((tmp_path / "compiled").iterdir())
+    assert found.keys() == wanted.keys()
+    for key, (_, image) in found.items():
+        assert_alike(image, wanted[key][1])

@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from detsd.config.agreement import mapping, of_method, of_prior, texts
 from detsd.config.concepts import ConceptsConfig
 from detsd.config.inference import InferenceConfig
 from detsd.config.method import MethodConfig, PriorConfig, TextualInversionConfig
 from detsd.config.model import ModelConfig
-from detsd.config.read import Count, Extra, Integer, Number, Section, Seed
+from detsd.config.read import Compiled, Count, Extra, Integer, Number, Section, Seed
 from detsd.words import named, reworded
 
 OPTIMIZER_ARGUMENTS = {
@@ -33,11 +33,6 @@ SMALLER_IS_BETTER = ("loss", "copying", "drift")
 Positive = Annotated[Number, Field(gt=0)]
 Beta = Annotated[Number, Field(gt=0, lt=1)]
 NotNegative = Annotated[Number, Field(ge=0)]
-
-
-def _unswitched(value: Any) -> Any:
-    # A YAML's off is false.
-    return "off" if value is False else value
 
 
 class EarlyStopConfig(Section):
@@ -90,9 +85,7 @@ class TrainingConfig(Section):
     """× mean squared distance of the text encoder's states from the initializer's."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the frozen weights; `auto` is bf16 where the device has it. What is learnt is fp32."""
-    compile: Annotated[Literal["off", "blocks", "full", "auto"], BeforeValidator(_unswitched)] = (
-        "off"
-    )
+    compile: Compiled = "off"
     """Compile the model's blocks, or each module whole; `auto`: blocks, on a GPU, in long runs."""
     gradient_checkpointing: bool = False
     """Trade a third more work for much less memory."""

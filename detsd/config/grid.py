@@ -11,6 +11,7 @@ from detsd.config.finetune import Beta
 from detsd.config.inference import SchedulerName, ScorerName
 from detsd.config.model import NamedModel
 from detsd.config.read import (
+    Compiled,
     Count,
     Extra,
     Integer,
@@ -60,6 +61,8 @@ class PipelineConfig(NamedModel):
     """As above."""
     use_fp16: bool = True
     """Half precision on a GPU."""
+    compile: Compiled = "off"
+    """Compile the UNet's blocks, or all of it; `auto`: blocks, on a GPU, for many images."""
     disable_progress_bar: bool = False
     """No bar for each image."""
 
