@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch.nn import functional as F
 
 from benchmarks import models
+from detsd import pretrained
 from detsd.concepts import Concept
 from detsd.config import ModelConfig, read
 from detsd.model import StableDiffusion
@@ -34,6 +36,7 @@ class Way(NamedTuple):
     cached_latents: bool = False
     rows_only: bool = False
     together: bool = False  # the samples of a step
+    light: bool = False  # as detsd.frozen has layers; on a CPU
     channels_last: bool = False
 
 
@@ -42,9 +45,10 @@ WAYS = {
     "cached latents": Way(cached_latents=True),
     "rows only": Way(rows_only=True),
     "samples together": Way(together=True),
+    "light layers": Way(light=True),
     "channels last": Way(channels_last=True),
-    "all but channels last": Way(True, True, True),
-    "all": Way(True, True, True, True),
+    "all but channels last": Way(True, True, True, True),
+    "all": Way(True, True, True, True, True),
 }
 
 
@@ -64,7 +68,7 @@ def main() -> None:
         folder = str(models.folder_of(given.size, Path(scratch)))
         config = read(ModelConfig, {"pretrained_model_name_or_path": folder})
         steps = {
-            name: _Learner(way, load_model(config, device), given.batch, pixels).step
+            name: _Learner(way, _load(config, device, way), given.batch, pixels).step
             for name, way in WAYS.items()
         }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -84,6 +88,13 @@ def main() -> None:
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps({"seconds": seconds}, indent=1) + "\n")
+
+
+def _load(config: ModelConfig, device: torch.device, way: Way) -> StableDiffusion:
+    if way.light:
+        return load_model(config, device)
+    with patch.object(pretrained, "lighten", lambda module: None):
+        return load_model(config, device)
 
 
 def _timed(step: Callable[[], None], device: torch.device) -> float:

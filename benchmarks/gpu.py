@@ -92,12 +92,14 @@ def plan(out: Path, devices: int, peer: Path | None) -> list[Job]:
     """Return the jobs, the most important ones first."""
     beside = ("--peer", str(peer)) if peer else ()
     bf16 = ("--precision", "bf16", "--json", JSON)
+    basic = (*sd1("4", "500", "1"), "--every", "100")
     jobs = [
         Job("words-4", module("train", *sd1("4", "40", "2"), *bf16, *beside), 180),
         Job("words-32", module("train", *sd1("32", "20", "1"), *bf16), 60),
         Job("images-50", drawing("50"), 75),
         # 500 steps of 4 as finetune_const.yaml has them, from the command to the file.
-        Job("basic", module("train", *sd1("4", "500", "1"), "--every", "100", *bf16), 75),
+        Job("basic", module("train", *basic, *bf16), 75),
+        Job("basic-graph", module("train", *basic, "--compile", "graph", *bf16), 75),
         Job("tests", tests(out, "not compiled"), 120),
         Job("images-25", drawing("25"), 60),
         Job(

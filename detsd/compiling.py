@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from detsd.recording import record
+
 log = logging.getLogger(__name__)
 
 CACHE = Path(".cache") / "detsd" / "compiled"  # below the home folder
@@ -21,7 +23,7 @@ PASSES_OF_SAMPLE = 3  # the way back takes as long as two
 
 
 def chosen(wanted: str, device: torch.device, passes: float) -> str:
-    """Return what to compile for so many passes of an image through the UNet: off, blocks, full."""
+    """Return what to compile for so many passes of an image through the UNet."""
     if wanted != "auto":
         return wanted
     # On a CPU a run's last bit may not depend on how long it was meant to be.
@@ -31,6 +33,9 @@ def chosen(wanted: str, device: torch.device, passes: float) -> str:
 def compile_modules(modules: Mapping[str, nn.Module], what: str) -> None:
     """Compile the modules, or their blocks, in place, each when it is first used."""
     if what == "off":
+        return
+    if what == "graph":
+        record(modules["unet"])
         return
     os.environ.setdefault(CACHE_VARIABLE, str(Path.home() / CACHE))
     settings = torch._dynamo.config

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "detsd"
 LEVELS = (
     {"reason", "kohya", "pickled", "carriers", "names", "words"}
-    | {"hiding", "arithmetic", "cores", "sending"},
+    | {"hiding", "arithmetic", "cores", "sending", "recording"},
     {"pickles", "layouts", "schedulers"} | {"frozen", "ahead"},
     {"torchfile", "config"},
     {"tensorfile"},

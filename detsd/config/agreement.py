@@ -70,6 +70,17 @@ def of_prior(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "prior.class_dir", "is one of concepts.img_dirs: other pictures are wanted there"
 
 
+def of_recording(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what keeps a UNet from being recorded."""
+    training = mapping(raw.get("training"))
+    if training.get("compile") != "graph":
+        return
+    if not _inverts(raw):
+        yield "training.compile", "graph is for textual_inversion, which leaves the UNet as it is"
+    if training.get("gradient_checkpointing"):
+        yield "training.compile", "graph computes nothing again, as gradient_checkpointing does"
+
+
 def _inverts(raw: Mapping[str, Any]) -> bool:
     return mapping(raw.get("method")).get("kind", "textual_inversion") == "textual_inversion"
 

@@ -5,12 +5,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from detsd.config.agreement import mapping, of_method, of_prior, texts
+from detsd.config.agreement import mapping, of_method, of_prior, of_recording, texts
 from detsd.config.concepts import ConceptsConfig
 from detsd.config.inference import InferenceConfig
 from detsd.config.method import MethodConfig, PriorConfig, TextualInversionConfig
 from detsd.config.model import ModelConfig
-from detsd.config.read import Compiled, Count, Extra, Integer, Number, Section, Seed
+from detsd.config.read import Count, Extra, Integer, Number, Off, Section, Seed
 from detsd.words import named, reworded
 
 OPTIMIZER_ARGUMENTS = {
@@ -85,8 +85,9 @@ class TrainingConfig(Section):
     """× mean squared distance of the text encoder's states from the initializer's."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the frozen weights; `auto` is bf16 where the device has it. What is learnt is fp32."""
-    compile: Compiled = "off"
-    """Compile the model's blocks, or each module whole; `auto`: blocks, on a GPU, in long runs."""
+    compile: Annotated[Literal["off", "blocks", "full", "graph", "auto"], Off] = "off"
+    """Compile the model's blocks, or each module whole; `auto`: blocks, on a GPU, in long runs.
+    `graph`: only record the UNet's kernels, on a GPU and for textual inversion."""
     gradient_checkpointing: bool = False
     """Trade a third more work for much less memory."""
     checkpoint_freq: Count = 50
@@ -170,6 +171,7 @@ class FinetuneConfig(Section):
         """What the method has no use for or does without; what has to be measured and is not."""
         yield from of_method(raw)
         yield from of_prior(raw)
+        yield from of_recording(raw)
         training, inference = (mapping(raw.get(key)) for key in ("training", "inference"))
         scorer, dino = (inference.get(f"{kind}_name_or_path") for kind in ("scorer", "dino"))
         metric = mapping(training.get("early_stop")).get("metric", "loss")

@@ -11,13 +11,13 @@ from detsd.config.finetune import Beta
 from detsd.config.inference import SchedulerName, ScorerName
 from detsd.config.model import NamedModel
 from detsd.config.read import (
-    Compiled,
     Count,
     Extra,
     Integer,
     Listed,
     ListedOrNone,
     Number,
+    Off,
     Section,
     Seed,
 )
@@ -61,7 +61,7 @@ class PipelineConfig(NamedModel):
     """As above."""
     use_fp16: bool = True
     """Half precision on a GPU."""
-    compile: Compiled = "off"
+    compile: Annotated[Literal["off", "blocks", "full", "auto"], Off] = "off"
     """Compile the UNet's blocks, or all of it; `auto`: blocks, on a GPU, for many images."""
     disable_progress_bar: bool = False
     """No bar for each image."""

@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -80,9 +80,7 @@ Integer = Annotated[int, BeforeValidator(_as_number)]
 Count = Annotated[Integer, Field(ge=1)]
 Seed = Annotated[Integer, Field(ge=0, lt=2**63)]
 Probability = Annotated[Number, Field(ge=0, le=1)]
-Compiled = Annotated[
-    Literal["off", "blocks", "full", "auto"], BeforeValidator(lambda v: "off" if v is False else v)
-]  # a YAML's off is false
+Off = BeforeValidator(lambda value: "off" if value is False else value)  # a YAML's off is false
 Listed = BeforeValidator(listed)  # a scalar is accepted where a list of one is meant
 ListedOrNone = BeforeValidator(lambda value: () if value is None else listed(value))
 Extra = Annotated[dict[str, Any], BeforeValidator(_as_arguments)]
