@@ -1,10 +1,11 @@
-"""Layers that do not learn, on a CPU: they compute what they did, in less time, and keep less."""
+"""Frozen layers and activations on a CPU: they compute what they did, sooner, and keep less."""
 
 from typing import Any
 
 import torch
 from diffusers.models.activations import GEGLU
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 from transformers.activations import QuickGELUActivation
@@ -30,10 +31,11 @@ class FrozenLinear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return the product; by the usual one where the weights learn, or in half precision."""
-        if self.weight.requires_grad or not _is_plain(input):
+        if _learns(self) or not _is_plain(input):
             return super().forward(input)
-        made: torch.Tensor = _Product.apply(input, self.weight, self.bias)
-        return made
+        rows = input.reshape(input.shape[:-1].numel(), self.in_features)
+        made: torch.Tensor = _Product.apply(rows, self.weight, self.bias)
+        return made.view(*input.shape[:-1], self.out_features)
 
 
 class FrozenConv2d(nn.Conv2d):
@@ -41,7 +43,8 @@ class FrozenConv2d(nn.Conv2d):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return the convolution; the usual one keeps its input, as if the weights learnt."""
-        if self.weight.requires_grad or not _is_much(input):
+        pads_plainly = self.padding_mode == "zeros" and not isinstance(self.padding, str)
+        if _learns(self) or not _is_much(input) or not pads_plainly:
             return super().forward(input)
         how = self.stride, self.padding, self.dilation, self.groups
         made: torch.Tensor = _Convolution.apply(input, self.weight, self.bias, how)
@@ -85,6 +88,7 @@ class _Product(torch.autograd.Function):
         return _product(input, weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
         return _product(gradient, weight.t(), None), None, None
@@ -100,6 +104,7 @@ class _Convolution(torch.autograd.Function):
         return F.conv2d(input, weight, bias, *how)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
         return conv2d_input(ctx.shape, weight, gradient, *ctx.how), None, None, None
@@ -112,6 +117,7 @@ class _QuickGELU(torch.autograd.Function):
         return torch.sigmoid_(1.702 * input).mul_(input)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         (input,) = ctx.saved_tensors
         gate = torch.sigmoid_(1.702 * input)
@@ -127,6 +133,7 @@ class _GEGLU(torch.autograd.Function):
         return F.gelu(gate).mul_(hidden)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         (projected,) = ctx.saved_tensors
         hidden, gate = projected.chunk(2, dim=-1)
@@ -140,6 +147,10 @@ class _GEGLU(torch.autograd.Function):
 def _product(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Return what F.linear does, by an operator of torch's compiler: it has no public name."""
     return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
+
+
+def _learns(layer: nn.Module) -> bool:
+    return any(value.requires_grad for value in layer.parameters())
 
 
 def _is_plain(input: torch.Tensor) -> bool:

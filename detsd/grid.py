@@ -13,7 +13,7 @@ from detsd.config import GridConfig, read
 from detsd.console import duration
 from detsd.cores import cores
 from detsd.imagestore import ImageStore, Record, open_store
-from detsd.jobs import Job, by_model, check_jobs, list_jobs, passes
+from detsd.jobs import Job, by_model, check_jobs, list_jobs, passes_by_model
 from detsd.materials import read_stock
 from detsd.page import write_page
 from detsd.png import encode
@@ -44,8 +44,9 @@ def generate_grid(trial: Trial) -> None:
     if missing:
         if config.scorer_name_or_path is not None:
             keeper.say_what_has_no_scores()
-        work = sum(map(passes, missing)) / trial.size
-        studio = open_studio(config, stock, trial.device, keep=not trial.is_last, work=work)
+        # Of all images, made before or not: what is drawn must not depend on where it went on.
+        passes = {model: count / trial.size for model, count in passes_by_model(jobs).items()}
+        studio = open_studio(config, stock, trial.device, keep=not trial.is_last, passes=passes)
         if trial.is_chief:
             studio.tokenize(missing)
         if not make(trial, studio, missing, config, keeper):

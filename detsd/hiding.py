@@ -1,4 +1,4 @@
-"""Libraries that others import only because they are installed, and how they are kept from them."""
+"""What imports cost a process that has no use for it: libraries, and a search for garbage."""
 
 import gc
 import sys
@@ -19,16 +19,20 @@ LATER = ("scipy.integrate", "scipy.stats")
 @contextmanager
 def lean_imports() -> Iterator[None]:
     """Let transformers and diffusers be imported, but not what they can do without."""
-    with garbage_left(), hidden(*UNNEEDED), put_off(*LATER):
-        if "transformers" not in sys.modules:  # which looks once, and remembers what is there
+    # Transformers looks once for what is installed, and remembers it.
+    is_first = "transformers" not in sys.modules
+    with hidden(*UNNEEDED), put_off(*LATER), garbage_left():
+        if is_first:
             with hidden("scipy"):  # wanted for losses that nothing here asks for
                 import_module("transformers.modeling_utils")
         yield
+    if is_first:  # later there is more than modules, which has to be found when it is garbage
+        gc.freeze()
 
 
 @contextmanager
 def garbage_left() -> Iterator[None]:
-    """Look for no garbage as long as the context lasts, nor ever among what it has brought.
+    """Look for no garbage as long as the context lasts.
 
     Of four seconds of imports, one goes into looking again and again through what stays for good.
     """
@@ -37,7 +41,6 @@ def garbage_left() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()
         if before:
             gc.enable()
 
@@ -50,22 +53,23 @@ def put_off(*names: str) -> Iterator[None]:
     try:
         yield
     finally:
-        for name in taken:
-            _let_go(name)
+        _let_go()
 
 
 class _Later(ModuleType):
     """Stands in for a module until somebody asks it for something."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # what many ask of every module there is
+        # Many ask every module there is for such names; for the path, who wants a part of it.
+        if name.startswith("__") and name != "__path__":
             raise AttributeError(name)
-        _let_go(self.__name__)
+        _let_go()
         return getattr(import_module(self.__name__), name)
 
 
-def _let_go(name: str) -> None:
-    if isinstance(sys.modules.get(name), _Later):
+def _let_go() -> None:
+    """Take all stand-ins away: the real modules import one another."""
+    for name in [name for name, module in sys.modules.items() if isinstance(module, _Later)]:
         del sys.modules[name]
 
 

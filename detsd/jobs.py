@@ -1,5 +1,6 @@
 """The images of a grid as work to be done: each with its id, in the order to make them in."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -57,6 +58,14 @@ def by_model(jobs: Sequence[Job]) -> list[Job]:
 def passes(job: Job) -> int:
     """Return how often the image goes through the UNet."""
     return job.wanted.steps * (2 if job.wanted.guidance_scale > 1 else 1)
+
+
+def passes_by_model(jobs: Sequence[Job]) -> dict[str, int]:
+    """Return how often images go through each model's UNet."""
+    counts: Counter[str] = Counter()
+    for job in jobs:
+        counts[job.materials.model] += passes(job)
+    return dict(counts)
 
 
 def scheduler_arguments(config: GridConfig, scheduler: str) -> dict[str, Any]:

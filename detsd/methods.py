@@ -15,7 +15,7 @@ from detsd.config import ConfigError, FinetuneConfig, FullConfig, LoraConfig
 from detsd.lora import LearntAdapter
 from detsd.loss import denoising_errors
 from detsd.model import StableDiffusion
-from detsd.norms import norms_beside
+from detsd.norms import Norms, norms_beside
 from detsd.part import Distance, Part
 from detsd.sending import send
 from detsd.text import Conditioning, KeptPrompts
@@ -151,8 +151,10 @@ def attach(
     method, training, prior = config.method, config.training, config.prior
     parts: list[Part] = []
     if method.learns_vectors:
-        name = config.model.pretrained_model_name_or_path
-        norms = norms_beside(Path(find_model(name)), model.text.tables())
+        name, tables = config.model.pretrained_model_name_or_path, model.text.tables()
+        # Which of its files a variant is in, others decide.
+        is_plain = config.model.variant is None
+        norms = norms_beside(Path(find_model(name)), tables) if is_plain else Norms(tables)
         parts.append(Vectors(training, concepts, model, norms, method.vectors_learning_rate))
     if isinstance(method, LoraConfig):
         parts.append(LearntAdapter(method, training.train_seed, model, half=half))

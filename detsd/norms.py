@@ -39,17 +39,21 @@ def mean_norm(rows: torch.Tensor) -> float:
 
 
 def norms_beside(model: Path, tables: Mapping[str, torch.Tensor]) -> Norms:
-    """Return the norms of a model in a folder, or of its tables where it is in none.
+    """Return the norms of a model that is loaded now, by its folder or, in none, by its tables.
 
-    A table of Stable Diffusion 1.x's has 150 MB, of which a run needs a few rows: from the file
-    they are let go of once they were seen, and those of the loaded model stay where they are.
+    A table of Stable Diffusion 1.x's has 150 MB, of which a run needs a few rows: what was read of
+    the file is let go of, and what was touched of the loaded model stays in memory.
     """
-    return norms_of(model) or Norms(tables)
+    return _read(model) or Norms(tables)
 
 
 @lru_cache(maxsize=8)
 def norms_of(model: Path) -> Norms | None:
     """Return the norms of a model in a folder; None if there is none, or not in safetensors."""
+    return _read(model)
+
+
+def _read(model: Path) -> Norms | None:
     folder = model_folder(model)
     if folder is None:
         return None

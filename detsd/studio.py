@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -43,14 +43,14 @@ class Studio:
         device: torch.device,
         scorer: Scorer | None,
         keep: bool,
-        work: float,
+        passes: Mapping[str, float],
     ):
         self._config = config
         self._stock = stock
         self._device = device
         self._scorer = scorer
         self._keep = keep  # the last model, for another trial
-        self._work = work
+        self._passes = passes
         self._easels: dict[str, Easel] = {}  # the last one, by its model
 
     def tokenize(self, jobs: Sequence[Job]) -> None:
@@ -83,9 +83,11 @@ class Studio:
             self._easels.clear()
             gc.collect()
             easel = _set_up(self._config, self._stock, name, self._device, self._scorer, self._keep)
-            what = chosen(self._config.pipeline.compile, self._device, self._work)
-            # The UNet alone: a prompt is encoded once, and with it goes nearly all of the time.
-            compile_modules({"unet": easel.model.unet}, what)
+            if name in self._passes:
+                wanted = self._config.pipeline.compile
+                what = chosen(wanted, self._device, self._passes[name])
+                # The UNet alone: it takes nearly all of the time, and a prompt is encoded once.
+                compile_modules({"unet": easel.model.unet}, what)
             self._easels[name] = easel
         return self._easels[name]
 
@@ -153,15 +155,16 @@ def open_studio(
     device: torch.device,
     *,
     keep: bool = False,
-    work: float = 0.0,
+    passes: Mapping[str, float] | None = None,
 ) -> Studio:
     """Load the scorer, if one is named; a model is loaded when its first image is drawn.
 
-    `work` is how often its images will go through the UNet, which decides whether compiling pays.
+    `passes` are how often images will go through each model's UNet: whether compiling it pays.
+    Without them, for a few images, nothing is compiled.
     """
     name = config.scorer_name_or_path
     scorer = load_scorer(name, None, device, hub_token(os.environ)) if name else None
-    return Studio(config, stock, device, scorer, keep, work)
+    return Studio(config, stock, device, scorer, keep, passes or {})
 
 
 def _set_up(

@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import nn
 
-from detsd import compiling, frozen, pretrained
+from detsd import compiling
 from detsd.compiling import CACHE_VARIABLE, chosen, compile_modules
 from detsd.config import FinetuneConfig, read
 from tests.trials import LORA, changed, run
@@ -50,21 +50,6 @@ def assert_same_loss(tmp_path: Path, hparams: dict[str, Any], options: dict[str,
 def test_a_step_has_the_loss_of_a_plain_one(tmp_path, hparams, method, way):
     hparams["method"] = METHODS[method] or {"kind": "textual_inversion"}
     assert_same_loss(tmp_path, hparams, WAYS[way])
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_by_lighter_layers_a_step_has_the_loss_of_a_plain_one(
-    tmp_path, hparams, method, monkeypatch
-):
-    hparams["method"] = METHODS[method] or {"kind": "textual_inversion"}
-    hparams = changed(hparams, training__num_sgd_steps=2)
-    with monkeypatch.context() as plainly:
-        plainly.setattr(pretrained, "lighten", lambda module: None)
-        plain = loss_of(run(tmp_path / "plain", hparams))
-    monkeypatch.setattr(frozen, "_has_better_product", lambda: True)
-    monkeypatch.setattr(frozen, "LARGE", 1)
-    monkeypatch.setattr(frozen, "MUCH", 1)
-    assert loss_of(run(tmp_path / "other", hparams)) == pytest.approx(plain, rel=TOLERANCE["fp32"])
 
 
 @pytest.mark.slow

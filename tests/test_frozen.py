@@ -1,6 +1,8 @@
 """Layers that do not learn compute what they did, forward and back."""
 
 import copy
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,8 +10,9 @@ from diffusers.models.activations import GEGLU
 from torch import nn
 from transformers.activations import QuickGELUActivation
 
-from detsd import frozen
+from detsd import frozen, pretrained
 from detsd.frozen import FrozenConv2d, FrozenLinear, LightGEGLU, LightQuickGELU, lighten
+from tests.trials import LORA, changed, run
 
 
 @pytest.fixture(autouse=True)
@@ -111,10 +114,96 @@ def test_only_what_the_way_back_needs_is_kept(kind, numbers):
     assert sum(kept.values()) == numbers
 
 
-def test_where_little_is_kept_nothing_is_changed(monkeypatch):
+def test_small_layers_have_the_usual_product(monkeypatch):
     monkeypatch.setattr(frozen, "LARGE", 10_000)
     module = lightened(layers("linear"))
     assert [type(part) for part in module] == [nn.Linear, nn.Linear]
+
+
+@pytest.mark.parametrize(
+    ("capability", "told", "better"),
+    [
+        ("AVX512", ["model name : AMD EPYC"], True),
+        ("AVX2", ["model name : AMD EPYC"], False),
+        ("AVX512", ["model name : Intel(R) Xeon(R)"], False),
+        ("DEFAULT", [], False),
+    ],
+)
+def test_another_product_is_taken_where_it_was_seen_to_be_better(
+    monkeypatch, capability, told, better
+):
+    monkeypatch.undo()  # of what is taken everywhere else here
+    monkeypatch.setattr(frozen, "processor", lambda: told)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert frozen._has_better_product() == better
+
+
+@pytest.mark.parametrize("kind", ["convolution", "quick gelu", "geglu"])
+def test_little_that_is_kept_and_what_is_for_no_way_back_go_the_usual_way(kind, monkeypatch):
+    taken = []
+    for function in (frozen._Convolution, frozen._QuickGELU, frozen._GEGLU):
+        monkeypatch.setattr(function, "apply", lambda *given: taken.append(given) or given[0])
+    module, given = lightened(layers(kind)), torch.randn(1, 6, 32, 32)
+    with torch.no_grad():
+        module(given)
+    monkeypatch.setattr(frozen, "MUCH", 1_000_000)
+    module(given.requires_grad_())
+    assert not taken
+
+
+@pytest.mark.parametrize(
+    "other", [{"padding_mode": "circular"}, {"padding": "same"}, {"padding": "valid"}]
+)
+def test_a_convolution_that_pads_otherwise_is_left_as_it_was(other):
+    torch.manual_seed(0)
+    plain = nn.Conv2d(6, 8, 3, **{"padding": 1, **other}).requires_grad_(False)
+    module = lightened(nn.Sequential(copy.deepcopy(plain)))
+    assert all(map(torch.equal, through(module), through(plain)))
+
+
+@pytest.mark.parametrize("shape", [(32,), (2, 32), (2, 3, 32), (0, 3, 32)])
+def test_any_rows_may_be_many_few_or_changed_in_place(shape):
+    module, given = lightened(layers("linear")), torch.randn(shape, requires_grad=True)
+    made = module(given)
+    torch.testing.assert_close(made, layers("linear")(given))
+    made += 1
+    made.sum().backward()
+    assert given.grad.shape == shape
+
+
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+def test_a_bias_that_learns_alone_gets_its_gradient(kind):
+    module, plain = lightened(layers(kind)), layers(kind)
+    for one in (module, plain):
+        one[0].bias.requires_grad_(True)
+        through(one)
+    torch.testing.assert_close(module[0].bias.grad, plain[0].bias.grad)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gradients_gradient_is_refused(kind):
+    given = torch.randn(2, 6, 32, 32, requires_grad=True)
+    made = lightened(layers(kind))(given).square().sum()
+    (gradient,) = torch.autograd.grad(made, given, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("method", [{"kind": "textual_inversion"}, LORA, {"kind": "full"}])
+def test_a_step_has_the_loss_that_it_has_without(tmp_path, hparams, method, monkeypatch):
+    hparams["method"] = method
+    hparams = changed(hparams, training__num_sgd_steps=2)
+    other = reported(run(tmp_path / "other", hparams))
+    monkeypatch.setattr(pretrained, "lighten", lambda module: None)
+    plain = reported(run(tmp_path / "plain", hparams))
+    assert other["loss"] == pytest.approx(plain["loss"], rel=1e-5)
+    assert other["gradient_norm"] == pytest.approx(plain["gradient_norm"], rel=1e-3)
+
+
+def reported(folder: Path) -> dict[str, float]:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    (metrics,) = (line["metrics"] for line in lines if line["group"] == "training")
+    return metrics
 
 
 def test_it_is_a_linear_layer_of_the_usual_names():

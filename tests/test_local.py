@@ -477,6 +477,14 @@ def test_variables_of_the_shell_win_over_those_of_the_yaml():
     )
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_processes_keep_the_memory_that_they_ask_for_again():
+    mmap, trim = "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"
+    assert int(environment({}, {}, 0, 1)[mmap]) == 32 * 2**20
+    found = environment({mmap: "1"}, {mmap: "2", trim: "3"}, 0, 1)
+    assert (found[mmap], found[trim]) == ("1", "3")
+
+
 def test_processes_share_the_processors():
     assert environment({}, {}, 0, 2)["OMP_NUM_THREADS"] == str(max(1, cores() // 2))
     assert environment({"OMP_NUM_THREADS": "5"}, {}, 0, 2)["OMP_NUM_THREADS"] == "5"

@@ -201,13 +201,18 @@ def test_an_adapter_of_another_model_ends_the_grid_in_a_line(here, grid, models)
         run(here / "grid", hparams, generate_grid)
 
 
-def test_no_more_is_compiled_than_is_worth_it(here, grid, monkeypatch):
+def test_whether_compiling_pays_is_told_by_the_passes_of_each_model(here, grid, monkeypatch):
     seen = []
     monkeypatch.setattr(studio, "chosen", lambda *asked: seen.append(asked) or "off")
-    wanted = grid(guidance_scale=[1, 4], seed=[1, 2, 3], steps=2)
-    wanted["pipeline"]["compile"] = "auto"
-    run(here / "grid", wanted, generate_grid)
-    assert seen == [("auto", torch.device("cpu"), 3 * 2 + 3 * 2 * 2)]
+    first = grid(guidance_scale=1, seed=[1, 2, 3], checkpoint="whole")
+    run(here / "grid", first, generate_grid)
+    # A grid that has grown: what was drawn before counts, too.
+    both = grid(guidance_scale=[1, 4], seed=[1, 2, 3], checkpoint=["whole", "pivotal"])
+    both["pipeline"]["compile"] = "auto"
+    run(here / "grid", both, generate_grid)
+    each = 3 * 2 + 3 * 2 * 2
+    cpu = torch.device("cpu")
+    assert seen == [("off", cpu, 3 * 2), ("auto", cpu, each), ("auto", cpu, each)]
 
 
 @pytest.mark.slow
