@@ -12,6 +12,7 @@ from detsd.data import read_examples
 from detsd.meter import Meter
 from detsd.optimization import learning_rate_at, set_learning_rate, sum_gradients
 from detsd.prior import keep_latents
+from detsd.recording import forget
 from detsd.resume import write_state
 from detsd.run import Run, prepare, target_step
 from detsd.sampler import check_scheduler
@@ -144,6 +145,7 @@ def accumulate_gradients(run: Run) -> dict[str, torch.Tensor]:
                 raise
         # Out here the failed attempt's graph, which the error kept alive, is gone.
         run.optimizer.zero_grad(set_to_none=True)
+        forget(run.model.unet)
         run.batches.halve()
         log.info("out of memory: on with micro-batches of %d", run.batches.micro_batch_size)
 

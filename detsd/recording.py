@@ -1,5 +1,6 @@
 """The UNet's kernels, recorded as a CUDA graph: started again in one go, and not one by one."""
 
+import gc
 import logging
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
@@ -9,9 +10,9 @@ import torch
 
 log = logging.getLogger(__name__)
 
-# Of each the activations stay where they were recorded: a step has micro-batches of one shape, and
-# those of another only at its end, or after it has run out of memory.
-MOST = 2
+# Its activations stay where they were recorded: a step has micro-batches of one shape, and of
+# another at most its last.
+MOST = 1
 CLOSE = {torch.float32: 1e-3, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 Forward = Callable[..., torch.Tensor]
 
@@ -22,6 +23,13 @@ def record(unet: Any) -> None:
         log.warning("training.compile: graph is for a GPU; here it changes nothing")
         return
     unet.forward = Recorded(unet.forward)
+
+
+def forget(unet: Any) -> None:
+    """Let go of what a UNet has recorded, if it is one that is."""
+    if isinstance(unet.forward, Recorded):
+        unet.forward.forget()
+        gc.collect()
 
 
 class Recorded:
@@ -70,34 +78,50 @@ class Recorded:
 
         if len(self._recordings) >= MOST:
             return plain
-        try:
+        recorded = _recorded(plain, tensors)
+        gc.collect()  # a recording that is not used is in a cycle with all its memory
+        if recorded is not None:
+            log.info("the UNet is recorded for %d samples at once", len(tensors[0]))
+        return recorded or plain
+
+    def forget(self) -> None:
+        """Let go of what is recorded, and of the memory that is in it."""
+        self._recordings.clear()
+
+
+def _recorded(plain: Forward, tensors: tuple[torch.Tensor, ...]) -> Forward | None:
+    """Return the recording, or None where it cannot be had or is not the same."""
+    wanted = _through(plain, tensors)  # before there is a recording: both at once may be too much
+    stream = torch.cuda.current_stream() if torch.cuda.is_available() else None
+    try:
+        with torch.cuda.stream(stream):  # to which a recording that fails does not come back
             recorded: Any = torch.cuda.make_graphed_callables(plain, _copies(tensors))
-            apart = _apart(recorded, plain, tensors)
-        except torch.OutOfMemoryError:
+        found = _through(recorded, tensors)
+    except torch.OutOfMemoryError:
+        if len(tensors[0]) > 1:
             raise  # smaller pieces may fit, and be recorded then
-        except RuntimeError as error:
-            log.warning("the UNet could not be recorded, and goes the usual way: %s", error)
-            return plain
-        if not apart <= CLOSE[tensors[0].dtype]:
-            log.warning("the UNet recorded is %.3g apart from itself: it goes the usual way", apart)
-            return plain
-        log.info("the UNet is recorded for %d samples at once", len(tensors[0]))
-        return recorded
+        log.warning("the UNet recorded does not fit, and goes the usual way")
+        return None
+    except RuntimeError as error:
+        log.warning("the UNet could not be recorded, and goes the usual way: %s", error)
+        return None
+    distances = [(a - b).norm() / b.norm() for a, b in zip(found, wanted, strict=True)]
+    apart = torch.stack(distances).max().item()
+    if not apart <= CLOSE[tensors[0].dtype]:
+        log.warning("the UNet recorded is %.3g apart from itself: it goes the usual way", apart)
+        return None
+    return recorded
 
 
 def _copies(tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     return tuple(one.detach().clone().requires_grad_(one.requires_grad) for one in tensors)
 
 
-def _apart(one: Forward, other: Forward, tensors: tuple[torch.Tensor, ...]) -> float:
-    """Return how far apart two are at most, forward and back, of what is to be the same."""
-    made = []
-    for forward in (one, other):
-        copies = _copies(tensors)
-        wanted = [copy for copy in copies if copy.requires_grad]
-        out = forward(*copies)
-        way_back = torch.autograd.grad(out.float().square().sum(), wanted)
-        # Copied: what comes out of a recording lies where the next time's will.
-        made.append([each.detach().float().clone() for each in (out, *way_back)])
-    distances = [(a - b).norm() / b.norm() for a, b in zip(*made, strict=True)]
-    return torch.stack(distances).max().item()
+def _through(forward: Forward, tensors: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+    """Return what comes out, forward and back."""
+    copies = _copies(tensors)
+    out = forward(*copies)
+    learning = [copy for copy in copies if copy.requires_grad]
+    way_back = torch.autograd.grad(out.float().square().sum(), learning)
+    # Copied: what comes out of a recording lies where the next time's will.
+    return [each.detach().float().clone() for each in (out, *way_back)]

@@ -1,6 +1,7 @@
 """A recorded UNet is the UNet: what cannot be recorded, or comes out otherwise, is not used."""
 
 import logging
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from detsd import compiling
 from detsd.config import ConfigError, FinetuneConfig, read
-from detsd.recording import MOST, Recorded, record
+from detsd.recording import MOST, Recorded, forget, record
 from tests.trials import LORA, changed, last, rows, run
 
 
@@ -152,6 +153,34 @@ def test_where_it_does_not_fit_smaller_pieces_are_tried(monkeypatch):
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", graphed)
     with pytest.raises(torch.OutOfMemoryError):
         Recorded(unet)(*asked())
+    one = asked(1)
+    assert torch.equal(Recorded(unet)(*one).sample, unet(*one).sample)  # there are none smaller
+
+
+def test_what_is_forgotten_is_gone_and_recorded_anew(recordings):
+    recorded = Recorded(unet)
+    recorded(*asked())
+    model = SimpleNamespace(forward=recorded)
+    held = weakref.ref(recordings[0][0])
+    recordings.clear()
+    forget(model)
+    assert held() is None
+    recorded(*asked(1))
+    assert len(recordings) == 1
+    forget(SimpleNamespace(forward=unet))  # which was not recorded at all
+
+
+def test_a_recording_that_is_not_used_holds_no_memory(monkeypatch):
+    held = []
+
+    def graphed(function, examples):
+        examples[0].cycle = examples  # as a recording is in one
+        held.append(weakref.ref(examples[0]))
+        return lambda *tensors: function(*tensors) * 2 + 0 * examples[0].sum()
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", graphed)
+    Recorded(unet)(*asked())
+    assert held[0]() is None
 
 
 def test_on_a_cpu_it_changes_nothing_and_says_so(load, caplog):
