@@ -43,12 +43,25 @@ class FrozenConv2d(nn.Conv2d):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return the convolution; the usual one keeps its input, as if the weights learnt."""
+        if not _learns(self) and _is_plain(input) and self._is_pointwise(input):
+            return self._by_products(input)
         pads_plainly = self.padding_mode == "zeros" and not isinstance(self.padding, str)
         if _learns(self) or not _is_much(input) or not pads_plainly:
             return super().forward(input)
         how = self.stride, self.padding, self.dilation, self.groups
         made: torch.Tensor = _Convolution.apply(input, self.weight, self.bias, how)
         return made
+
+    def _is_pointwise(self, input: torch.Tensor) -> bool:
+        settings = *self.kernel_size, *self.stride, self.groups
+        return set(settings) == {1} and self.padding == (0, 0) and input.dim() == 4
+
+    def _by_products(self, input: torch.Tensor) -> torch.Tensor:
+        """Return what a matrix makes of each pixel: for small pictures in half the time."""
+        count, width, *shape = input.shape
+        matrix = self.weight.view(1, -1, width).expand(count, -1, -1)
+        bias = self.weight.new_zeros(1) if self.bias is None else self.bias
+        return torch.baddbmm(bias[:, None], matrix, input.flatten(2)).view(count, -1, *shape)
 
 
 class LightQuickGELU(QuickGELUActivation):
@@ -65,7 +78,7 @@ class LightGEGLU(GEGLU):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Return the activations of the layer's projection."""
-        if not _is_much(hidden_states):
+        if not _is_much(hidden_states, widened=self.proj.out_features / self.proj.in_features):
             made: torch.Tensor = super().forward(hidden_states)
         else:
             made = _GEGLU.apply(self.proj(hidden_states))
@@ -120,9 +133,8 @@ class _QuickGELU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         (input,) = ctx.saved_tensors
-        gate = torch.sigmoid_(1.702 * input)
-        through_gate = torch.ops.aten.sigmoid_backward(gradient * input, gate).mul_(1.702)
-        return through_gate.add_(gate.mul_(gradient))
+        # It is silu(1.702 x) / 1.702, whose slope torch has in one pass.
+        return torch.ops.aten.silu_backward(gradient, 1.702 * input)
 
 
 class _GEGLU(torch.autograd.Function):
@@ -149,8 +161,8 @@ def _product(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
     return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
 
 
-def _learns(layer: nn.Module) -> bool:
-    return any(value.requires_grad for value in layer.parameters())
+def _learns(layer: nn.Linear | nn.Conv2d) -> bool:
+    return layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad)
 
 
 def _is_plain(input: torch.Tensor) -> bool:
@@ -162,8 +174,8 @@ def _is_plain(input: torch.Tensor) -> bool:
     )
 
 
-def _is_much(input: torch.Tensor) -> bool:
-    return input.numel() >= MUCH and torch.is_grad_enabled() and _is_plain(input)
+def _is_much(input: torch.Tensor, widened: float = 1) -> bool:
+    return input.numel() * widened >= MUCH and torch.is_grad_enabled() and _is_plain(input)
 
 
 def _has_better_product() -> bool:
