@@ -141,16 +141,17 @@ class StableDiffusion:
         origins: torch.Tensor,
     ) -> torch.Tensor:
         """Return the UNet's prediction; `origins` (see images.Prepared) matter to SDXL only."""
+        dtype = self.unet.conv_in.weight.dtype  # asking the UNet is to ask all of its weights
         added = None
         if conditioning.pooled is not None:
             side = [edge * self.vae_factor for edge in noisy.shape[-2:]]
             sizes = send(side, origins.device).expand(len(origins), 2)
-            time_ids = torch.cat([origins, sizes], dim=1).to(self.unet.dtype)
-            added = {"text_embeds": conditioning.pooled.to(self.unet.dtype), "time_ids": time_ids}
+            time_ids = torch.cat([origins, sizes], dim=1).to(dtype)
+            added = {"text_embeds": conditioning.pooled.to(dtype), "time_ids": time_ids}
         return self.unet(
-            noisy.to(self.unet.dtype),
+            noisy.to(dtype),
             timesteps,
-            encoder_hidden_states=conditioning.states.to(self.unet.dtype),
+            encoder_hidden_states=conditioning.states.to(dtype),
             added_cond_kwargs=added,
         ).sample
 
