@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from detsd.hiding import lean_imports
 from detsd.processes import Flag, Processes
 from detsd.reason import reason
 
@@ -131,7 +132,8 @@ class Trial(Processes):
         """The chief's TensorBoard writer, which takes back what a killed attempt had written."""
         if self._writer is None:
             # Takes a while to import, and the chief alone has one.
-            from torch.utils.tensorboard import SummaryWriter
+            with lean_imports():
+                from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(self.tensorboard(), purge_step=self._first_step + 1)
         return self._writer
