@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from detsd.attention import attend_in_full
 from detsd.checkpoints import find_model
 from detsd.config import ModelConfig
 from detsd.embeddings import ENCODERS
@@ -62,9 +63,9 @@ def load_model(
         module.requires_grad_(False).eval()
     for module in (unet, *(encoder.module for encoder in encoders)):
         module.to(device)
-    if device.type == "cpu" and dtype == torch.float32:
+    if device.type == "cpu":
         for module in (unet, *(encoder.module for encoder in encoders)):
-            lighten(module)
+            lighten(module) if dtype == torch.float32 else attend_in_full(module)
     if channels_last:
         for module in (unet, vae):
             module.to(memory_format=torch.channels_last)

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "detsd"
 LEVELS = (
     {"reason", "kohya", "pickled", "carriers", "names", "words"}
     | {"hiding", "arithmetic", "cores", "sending", "recording"},
-    {"pickles", "layouts", "schedulers"} | {"frozen", "ahead"},
+    {"pickles", "layouts", "schedulers"} | {"frozen", "ahead", "attention"},
     {"torchfile", "config"},
     {"tensorfile"},
     {"contents"},
@@ -48,7 +48,7 @@ LEVELS = (
 )
 HOMES = {
     "determined": {"clustertrial", "foldertrial", "preemption", "runfolder", "plan"},
-    "diffusers": {"model", "pretrained", "safety", "singlefile", "frozen"},
+    "diffusers": {"model", "pretrained", "safety", "singlefile", "frozen", "attention"},
     "peft": {"attachment"},
     "torchvision": set(),
 }
