@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -36,7 +37,7 @@ class Way(NamedTuple):
     cached_latents: bool = False
     rows_only: bool = False
     together: bool = False  # the samples of a step
-    light: bool = False  # as detsd.frozen has layers; on a CPU
+    light: bool = False  # layers and attention as detsd.frozen and detsd.attention have them
     channels_last: bool = False
 
 
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--size", choices=models.NAMES, default="demo", help="of the model")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=8, help="of each way")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--json", type=Path, metavar="FILE", help="to write the figures to, too")
     given = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -68,7 +70,9 @@ def main() -> None:
         folder = str(models.folder_of(given.size, Path(scratch)))
         config = read(ModelConfig, {"pretrained_model_name_or_path": folder})
         steps = {
-            name: _Learner(way, _load(config, device, way), given.batch, pixels).step
+            name: _Learner(
+                way, _load(config, device, way, given.precision), given.batch, pixels
+            ).step
             for name, way in WAYS.items()
         }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -90,11 +94,11 @@ def main() -> None:
         given.json.write_text(json.dumps({"seconds": seconds}, indent=1) + "\n")
 
 
-def _load(config: ModelConfig, device: torch.device, way: Way) -> StableDiffusion:
-    if way.light:
-        return load_model(config, device)
-    with patch.object(pretrained, "lighten", lambda module: None):
-        return load_model(config, device)
+def _load(config: ModelConfig, device: torch.device, way: Way, precision: str) -> StableDiffusion:
+    with ExitStack() as stack:
+        for lighter in () if way.light else ("lighten", "attend_in_full"):
+            stack.enter_context(patch.object(pretrained, lighter, lambda module: None))
+        return load_model(config, device, precision=precision)
 
 
 def _timed(step: Callable[[], None], device: torch.device) -> float:
@@ -144,7 +148,7 @@ class _Learner:
         timesteps = self._timesteps[list(places)]
         origins = self._origins.expand(len(places), 4)
         predicted = self._model.predict(latents + noise, timesteps, told, origins)
-        return F.mse_loss(predicted, noise) * len(places) / self._batch
+        return F.mse_loss(predicted.float(), noise) * len(places) / self._batch
 
     def _latents(self, place: int) -> torch.Tensor:
         mean, std = self._cached[place]

@@ -25,6 +25,11 @@ def ratio_of(name: str) -> Callable[[Figures], float]:
     return lambda figures: statistics.median(figures["ratios"][name])
 
 
+def percent_of_peak(figures: Figures) -> float:
+    """Return the share of the device's arithmetic that was used."""
+    return float(100 * figures["tflops"] / figures["peak_tflops"])
+
+
 class Goal(NamedTuple):
     """A figure of a job; without a bound it is only told."""
 
@@ -59,10 +64,12 @@ GOALS = (
     Goal("words, batch 32: samples/s", "words-32", samples_a_second, least=135),
     Goal("the same, aimed at", "words-32", samples_a_second, least=240),
     Goal("words, batch 32: TFLOP/s", "words-32", lambda figures: figures["tflops"]),
+    Goal("words, batch 32: % of the peak", "words-32", percent_of_peak),
     Goal("words, batch 32, blocks compiled: samples/s", "words-32-compiled", samples_a_second),
     Goal("2,000 samples, command to file: s", "basic", median_of("seconds"), most=30),
     Goal("the same, the UNet recorded", "basic-graph", median_of("seconds"), most=30),
     Goal("50 steps: images/s", "images-50", IMAGES, least=4.8),
+    Goal("50 steps: % of the peak", "images-50", percent_of_peak),
     Goal("25 steps: images/s", "images-25", IMAGES, least=9),
     Goal("50 steps, blocks compiled: images/s", "images-50-compiled", IMAGES),
     Goal("LoRA with a prior, batch 4: samples/s", "lora-4", samples_a_second),
