@@ -84,7 +84,7 @@ class TrainingConfig(Section):
     hidden_reg_weight: NotNegative | None = None
     """× mean squared distance of the text encoder's states from the initializer's."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the frozen weights; `auto` is bf16 where the device has it. What is learnt is fp32."""
+    """Of the frozen weights; `auto` is bf16 on a GPU that has it. What is learnt is fp32."""
     compile: Annotated[Literal["off", "blocks", "full", "graph", "auto"], Off] = "off"
     """Compile the model's blocks, or each module whole; `auto`: blocks, on a GPU, in long runs.
     `graph`: only record the UNet's kernels, on a GPU and for textual inversion."""
