@@ -1,39 +1,81 @@
-"""Attention on a CPU in half precision: to few tokens it is quicker in full, above all back."""
+"""Attention on a CPU in bf16: back through few tokens it is quicker in full precision."""
 
-from functools import partial
 from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
 from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from transformers.models.clip.modeling_clip import CLIPAttention
 
-FEW = 512  # tokens: beyond these its kernel for half precision is the quicker one
+# Tokens that are looked at, as of a prompt or a small picture. There torch's kernel takes twice as
+# long in bf16, forward and back together; with more of them neither is the quicker one.
+FEW = 512
 
 
 def attend_in_full(module: nn.Module) -> None:
-    """Let the module's attention compute in full precision where there are few tokens.
-
-    Its projections stay in half: what they make is widened, and what is made of it narrowed again.
-    """
+    """Let the module's attention compute so where that is quicker; it stays its own."""
     for part in module.modules():
-        if isinstance(part, CLIPAttention):
-            _widen((part.q_proj, part.k_proj, part.v_proj), part.out_proj, None)
-        elif isinstance(part, Attention):
-            # A prompt has few tokens, however many there are of the picture that looks at them.
-            limit = None if part.is_cross_attention else FEW
-            _widen((part.to_q, part.to_k, part.to_v), part.to_out[0], limit)
+        if type(part) in IN_FULL:
+            part.__class__ = IN_FULL[type(part)]
 
 
-def _widen(into: tuple[nn.Module, ...], out: nn.Module, limit: int | None) -> None:
-    for projection in into:
-        projection.register_forward_hook(partial(_to_full, limit))
-    out.register_forward_pre_hook(_to_half)
+class _InFull(nn.Module):
+    def forward(self, *given: Any, **named: Any) -> Any:
+        """Return what it makes as ever, but for the precision in between."""
+        if torch.compiler.is_compiling():
+            return super().forward(*given, **named)
+        with _Widening():
+            return super().forward(*given, **named)
 
 
-def _to_full(limit: int | None, module: Any, given: Any, made: torch.Tensor) -> torch.Tensor:
-    return made.float() if limit is None or made.shape[1] <= limit else made
+class FullAttention(_InFull, Attention):
+    """The UNet's."""
 
 
-def _to_half(module: nn.Linear, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return (given[0].to(module.weight.dtype), *given[1:])
+class FullCLIPAttention(_InFull, CLIPAttention):
+    """A text encoder's."""
+
+
+IN_FULL: dict[type[nn.Module], type[nn.Module]] = {
+    Attention: FullAttention,
+    CLIPAttention: FullCLIPAttention,
+}
+
+
+class _Widening(TorchFunctionMode):
+    """Takes the place of torch's attention, whoever calls it."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, given: Any = (), named: Any = None
+    ) -> Any:
+        called = _attend if function is F.scaled_dot_product_attention else function
+        return called(*given, **(named or {}))
+
+
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    **named: Any,
+) -> torch.Tensor:
+    attend = F.scaled_dot_product_attention
+    if not _is_slow(query, key, value):
+        return attend(query, key, value, attn_mask, **named)
+    if attn_mask is not None and attn_mask.is_floating_point():
+        attn_mask = attn_mask.float()
+    with torch.autocast("cpu", enabled=False):  # which would narrow it all again
+        made = attend(query.float(), key.float(), value.float(), attn_mask, **named)
+    return made.to(query.dtype)
+
+
+def _is_slow(query: torch.Tensor, *others: torch.Tensor) -> bool:
+    return (
+        query.device.type == "cpu"
+        and query.dtype == torch.bfloat16
+        and others[0].shape[-2] <= FEW
+        and torch.is_grad_enabled()
+        and any(one.requires_grad for one in (query, *others))
+    )

@@ -68,7 +68,7 @@ class DetSDTextualInversionPipeline:
         )
         for concept in words_beside(config.pretrained_model_name_or_path):
             self._model.add_concept(concept)
-        self._model.vae.to(self._model.device, self._model.unet.dtype)
+        self._model.vae.to(self._model.device, self._model.dtype)
         name, place = config.pretrained_model_name_or_path, self._model.device
         self._checker = load_safety_checker(name, place, token=token)
         arguments = dict(other_scheduler_kwargs or {})

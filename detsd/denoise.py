@@ -71,7 +71,7 @@ def denoise(
     if schedulers.draws_noise(scheduler):
         extra["generator"] = generators
     prompts.use(settings.adapters)
-    conditioning = _conditioning(requests, prompts, model.unet.dtype)
+    conditioning = _conditioning(requests, prompts, model.dtype)
     width, height = size(model, settings)
     origin = torch.tensor([[height, width, 0, 0]], device=model.device)
     origins = origin.expand(len(conditioning.states), 4)

@@ -53,15 +53,21 @@ class FrozenConv2d(nn.Conv2d):
         return made
 
     def _is_pointwise(self, input: torch.Tensor) -> bool:
-        settings = *self.kernel_size, *self.stride, self.groups
-        return set(settings) == {1} and self.padding == (0, 0) and input.dim() == 4
+        return (
+            self.kernel_size == (1, 1)
+            and self.stride == (1, 1)
+            and self.padding == (0, 0)
+            and self.groups == 1
+            and input.dim() == 4
+        )
 
     def _by_products(self, input: torch.Tensor) -> torch.Tensor:
-        """Return what a matrix makes of each pixel: for small pictures in half the time."""
-        count, width, *shape = input.shape
-        matrix = self.weight.view(1, -1, width).expand(count, -1, -1)
+        """Return what a matrix makes of each pixel, which several threads are quicker with."""
+        count, _, *shape = input.shape
+        matrix = self.weight.flatten(1).expand(count, -1, -1)
         bias = self.weight.new_zeros(1) if self.bias is None else self.bias
-        return torch.baddbmm(bias[:, None], matrix, input.flatten(2)).view(count, -1, *shape)
+        made = torch.baddbmm(bias[:, None], matrix, input.flatten(2))
+        return made.view(count, self.out_channels, *shape)
 
 
 class LightQuickGELU(QuickGELUActivation):

@@ -48,6 +48,12 @@ class StableDiffusion:
         self.size = unet.config.sample_size * self.vae_factor
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The UNet's precision. To ask the UNet itself is to look through all of its modules."""
+        dtype: torch.dtype = self.unet.conv_in.weight.dtype
+        return dtype
+
+    @property
     def modules(self) -> dict[str, Any]:
         """What can be learnt, by the names that folders and adapters have for it."""
         suffixes = ("text_encoder", "text_encoder_2")
@@ -141,7 +147,7 @@ class StableDiffusion:
         origins: torch.Tensor,
     ) -> torch.Tensor:
         """Return the UNet's prediction; `origins` (see images.Prepared) matter to SDXL only."""
-        dtype = self.unet.conv_in.weight.dtype  # asking the UNet is to ask all of its weights
+        dtype = self.dtype
         added = None
         if conditioning.pooled is not None:
             side = [edge * self.vae_factor for edge in noisy.shape[-2:]]

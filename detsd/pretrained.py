@@ -64,8 +64,9 @@ def load_model(
     for module in (unet, *(encoder.module for encoder in encoders)):
         module.to(device)
     if device.type == "cpu":
+        quicken = lighten if dtype == torch.float32 else attend_in_full
         for module in (unet, *(encoder.module for encoder in encoders)):
-            lighten(module) if dtype == torch.float32 else attend_in_full(module)
+            quicken(module)
     if channels_last:
         for module in (unet, vae):
             module.to(memory_format=torch.channels_last)

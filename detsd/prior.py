@@ -39,7 +39,7 @@ def class_samples(
     follows = trial.ask(lambda: _follows(config, model, size))
     count = prior.num_class_images if prior.class_dir is None else None
     name = digest({**follows, **_prepared(config), "count": count})
-    computed = {"computed": [str(model.unet.dtype), model.device.type]}
+    computed = {"computed": [str(model.dtype), model.device.type]}
     latents = _read_kept(own / KEPT, name) if own else None
     if latents is None:
         if prior.class_dir is not None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from detsd.hiding import lean_imports
+from detsd.hiding import hidden
 from detsd.processes import Flag, Processes
 from detsd.reason import reason
 
@@ -131,8 +131,9 @@ class Trial(Processes):
     def writer(self) -> "SummaryWriter":
         """The chief's TensorBoard writer, which takes back what a killed attempt had written."""
         if self._writer is None:
-            # Takes a while to import, and the chief alone has one.
-            with lean_imports():
+            # Takes a while to import, and the chief alone has one. It writes to a folder: boto3
+            # would come along for S3.
+            with hidden("boto3"):
                 from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(self.tensorboard(), purge_step=self._first_step + 1)

@@ -59,8 +59,7 @@ def lightened(module: nn.Module) -> nn.Module:
     return module
 
 
-# What comes of the same operators in another order has other last bits.
-EXACT = {"convolution", "geglu"}
+EXACT = {"convolution", "geglu"}  # the others take other operators: other last bits
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -195,6 +194,11 @@ def test_a_small_gate_is_told_by_what_it_is_widened_to(monkeypatch):
     assert not taken
     module(given)
     assert taken
+
+
+def test_a_matrix_for_no_pixel_makes_none():
+    module = lightened(layers("pointwise"))
+    assert module(torch.ones(0, 6, 4, 4)).shape == (0, 8, 4, 4)
 
 
 @pytest.mark.parametrize("shape", [(32,), (2, 32), (2, 3, 32), (0, 3, 32)])

@@ -46,6 +46,24 @@ assert scipy.stats.norm.cdf(0) == 0.5 and type(scipy.integrate).__name__ == "mod
 """
 
 
+WRITER = """
+import sys
+from pathlib import Path
+from detsd.trial import Trial
+trial = Trial.__new__(Trial)
+trial._writer, trial._first_step, trial.tensorboard = None, 0, lambda: Path(sys.argv[1])
+trial.writer.add_scalar("loss", 1.0, 1)
+trial.close()
+assert "tensorboard" in sys.modules and "boto3" not in sys.modules
+import boto3
+"""
+
+
+def test_the_writer_of_logs_comes_without_what_writes_to_s3(tmp_path) -> None:
+    subprocess.run([sys.executable, "-c", WRITER, str(tmp_path)], check=True)
+    assert list(tmp_path.glob("events*"))
+
+
 def test_a_hidden_library_is_not_there_and_then_it_is() -> None:
     sys.modules.pop("wave", None)
     with hidden("wave"):
