@@ -66,6 +66,7 @@ def test_a_job_that_fails_or_hangs_costs_no_other(tmp_path):
     assert outcomes["absent"].startswith("could not be started: ")
     assert "ValueError: it broke" in (tmp_path / "log.txt").read_text()
     assert "| words, batch 32: samples/s | 160 | at least 135 | met |" in page
+    assert "| words, batch 32: % of the peak | 25 |" in page
     assert "| the same, aimed at | 160 | at least 240 | not met |" in page
     assert "| 50 steps: images/s | not measured | at least 4.8 | |" in page
 
