@@ -24,7 +24,8 @@ def attend_in_full(module: nn.Module) -> None:
 class _InFull(nn.Module):
     def forward(self, *given: Any, **named: Any) -> Any:
         """Return what it makes as ever, but for the precision in between."""
-        if torch.compiler.is_compiling():
+        # What is drawn has no way back, and a compiler would have to follow the mode.
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
             return super().forward(*given, **named)
         with _Widening():
             return super().forward(*given, **named)
@@ -76,6 +77,5 @@ def _is_slow(query: torch.Tensor, *others: torch.Tensor) -> bool:
         query.device.type == "cpu"
         and query.dtype == torch.bfloat16
         and others[0].shape[-2] <= FEW
-        and torch.is_grad_enabled()
         and any(one.requires_grad for one in (query, *others))
     )

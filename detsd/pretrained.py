@@ -38,7 +38,7 @@ def load_model(
     """Load a model from a folder, a single file, the hub or a checkpoint that holds a whole one.
 
     With `channels_last` the weights lie as a GPU's convolutions are fastest, and cannot be written;
-    a CPU gains nothing by it, and ends in other last bits.
+    a CPU's UNet gains nothing by it, and ends in other last bits.
     """
     dtype, source = DTYPES[precision], {"revision": config.revision, "token": token}
     configs = ""
@@ -63,7 +63,7 @@ def load_model(
         module.requires_grad_(False).eval()
     for module in (unet, *(encoder.module for encoder in encoders)):
         module.to(device)
-    if device.type == "cpu":
+    if device.type == "cpu" and dtype != torch.float16:
         quicken = lighten if dtype == torch.float32 else attend_in_full
         for module in (unet, *(encoder.module for encoder in encoders)):
             quicken(module)

@@ -1,4 +1,4 @@
-"""Attention in bf16 on a CPU: which of it computes in full, and that it comes no further off."""
+"""Attention in bf16 on a CPU: which of it computes in full, and that it stays as close."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -126,7 +126,7 @@ def test_an_adapter_that_learns_attends_in_full(load: Load, dora):
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
-def test_it_is_no_further_off(load: Load, family, monkeypatch):
+def test_it_is_about_as_close(load: Load, family, monkeypatch):
     wanted = predict(load(family))
     found = predict(load(family, precision="bf16"))
     monkeypatch.setattr(pretrained, "attend_in_full", lambda module: None)
